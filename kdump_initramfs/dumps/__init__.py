@@ -1,0 +1,1 @@
+"""Afterwards: the dumps that were saved."""

@@ -1,0 +1,1 @@
+"""What this machine is: facts read from files below a root directory."""

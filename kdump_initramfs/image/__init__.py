@@ -1,0 +1,1 @@
+"""What is built: the plan of the capture image and the file it becomes."""

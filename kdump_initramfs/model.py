@@ -1,0 +1,265 @@
+"""What crosses the borders between modules: frozen values, each printable as JSON.
+
+The one direction is HostFacts -> Contribution -> Plan -> Manifest. Everything is a frozen `msgspec.Struct`: the same
+thing as a frozen dataclass with slots, but defined in microseconds (start-up is paid on every kernel install) and
+with JSON in both directions.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal
+
+from msgspec import Struct, field
+
+SCHEMA = 1
+
+
+class OnFailure(StrEnum):
+    """What /init does when a hook fails."""
+
+    # Log it and go on.
+    CONTINUE = "continue"
+    # Give this target up (or, before any target, the whole capture).
+    STOP = "stop"
+
+
+class Phase(StrEnum):
+    """When the capture side of a hook runs."""
+
+    # Once, before any target.
+    BOOT = "boot"
+    # For each target: make its storage or network available.
+    STORAGE = "storage"
+    # The driver of one kind of target: answers open, put, commit and close.
+    TARGET = "target"
+    # For each target that is open: save something.
+    SAVE = "save"
+
+
+# --- entries of an image -----------------------------------------------------------------------------------------
+
+
+class _Entry(Struct, frozen=True, kw_only=True, tag_field="type"):
+    # Absolute path inside the image, normalised, without symbolic links in its parents.
+    path: str
+    # Why it is there, for `plan -v`; no part of the image.
+    reason: str = ""
+
+
+class Dir(_Entry, frozen=True, kw_only=True, tag="dir"):
+    mode: int = 0o755
+
+
+class File(_Entry, frozen=True, kw_only=True, tag="file"):
+    """A copy of a file of the host."""
+
+    # Path on the machine that builds, symbolic links resolved.
+    source: str
+    mode: int = 0o644
+
+
+class Module(_Entry, frozen=True, kw_only=True, tag="module"):
+    """A kernel module, stored unpacked: insmod of every busybox can load that, and it compresses better."""
+
+    # Path on the machine that builds: .ko, .ko.xz, .ko.zst or .ko.gz.
+    source: str
+    mode: int = 0o644
+
+
+class Text(_Entry, frozen=True, kw_only=True, tag="text"):
+    """A file whose content was made here."""
+
+    content: str
+    mode: int = 0o644
+
+
+class Link(_Entry, frozen=True, kw_only=True, tag="link"):
+    """A symbolic link; `target` is stored as it is."""
+
+    target: str
+
+
+class Node(_Entry, frozen=True, kw_only=True, tag="node"):
+    """A device node (`c` or `b`)."""
+
+    kind: Literal["c", "b"]
+    major: int
+    minor: int
+    mode: int = 0o600
+
+
+Entry = Dir | File | Module | Text | Link | Node
+
+
+# --- facts -------------------------------------------------------------------------------------------------------
+
+
+class Kernel(Struct, frozen=True, kw_only=True):
+    # The version: the name of its directory below /lib/modules (`uname -r`).
+    release: str
+    # Path of the bootable image on the host.
+    image: str
+    # Its directory of modules on the host.
+    modules_dir: str
+    # The initramfs compressions that it can unpack, of zstd, xz, gzip (CONFIG_RD_*); None if its config is unknown.
+    initramfs_compressions: tuple[str, ...] | None
+
+
+class BlockDevice(Struct, frozen=True, kw_only=True):
+    """One layer of what a target stands on (/sys/dev/block)."""
+
+    # Kernel name, for messages only: it may be another one after the crash.
+    name: str
+    kind: Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop"]
+    # "major:minor" as of now.
+    number: str
+    size_bytes: int
+    # Modules of the drivers from the disk up to its bus, the disk's own first (driver/module links of sysfs).
+    drivers: tuple[str, ...] = ()
+    # Names under which the bus announces the same devices, where a driver is built in (modalias).
+    modaliases: tuple[str, ...] = ()
+    # dm/name and dm/uuid, without which this is no device-mapper device.
+    dm_name: str = ""
+    dm_uuid: str = ""
+    # UUID of what lies on the device: of the file system, or of the LVM physical volume.
+    content_uuid: str = ""
+    # The devices below, by kernel name.
+    below: tuple[str, ...] = ()
+
+
+class Filesystem(Struct, frozen=True, kw_only=True):
+    type: str
+    uuid: str
+    # Mount options that the capture kernel needs as well (none that name a policy of the running system).
+    options: tuple[str, ...] = ()
+
+
+class TargetFacts(Struct, frozen=True, kw_only=True):
+    """One configured target and what it stands on."""
+
+    kind: str
+    # As configured: the directory on the running system, or the device.
+    name: str
+    # Directory of the dumps below the root of `filesystem`; "" for that root itself.
+    directory: str
+    filesystem: Filesystem
+    # The layers, outermost (the one that carries the file system) first, disks last.
+    stack: tuple[BlockDevice, ...]
+
+    @property
+    def device(self) -> BlockDevice:
+        """The block device that carries the file system."""
+        return self.stack[0]
+
+
+class Tools(Struct, frozen=True, kw_only=True):
+    """Programs of the host that the capture image may take along: path, or "" if there is none."""
+
+    busybox: str = ""
+    # Applets that this busybox was built with.
+    busybox_applets: tuple[str, ...] = ()
+    makedumpfile: str = ""
+    # What this makedumpfile can compress with, of lzo, snappy, zlib, zstd.
+    makedumpfile_compressions: tuple[str, ...] = ()
+    vmcore_dmesg: str = ""
+    zstd: str = ""
+    lvm: str = ""
+
+
+class HostFacts(Struct, frozen=True, kw_only=True):
+    schema: int = SCHEMA
+    # /etc/hostname, or "localhost".
+    hostname: str
+    # As `uname -m` says it, from the ELF header of the root's shell.
+    machine: str
+    kernel: Kernel
+    # Parameters of the running kernel (/proc/cmdline), quotes kept.
+    cmdline: tuple[str, ...] = ()
+    # Memory set aside for the capture kernel; 0 if none (/sys/kernel/kexec_crash_size).
+    reserved_bytes: int = 0
+    # APIC id of the boot processor, which a capture kernel with several CPUs must not start; None if unknown.
+    boot_apicid: int | None = None
+    tools: Tools = field(default_factory=Tools)
+    targets: tuple[TargetFacts, ...] = ()
+
+
+# --- what hooks say ----------------------------------------------------------------------------------------------
+
+
+class Contribution(Struct, frozen=True, kw_only=True):
+    """What one hook adds to the image. A hook with nothing to add contributes None."""
+
+    # Names (looked up in the root's usual directories) or absolute paths; libraries follow by themselves.
+    binaries: tuple[str, ...] = ()
+    # Kernel modules in load order; what they depend on is put before them, built-in ones are left out.
+    modules: tuple[str, ...] = ()
+    # modalias strings whose modules are wanted.
+    modaliases: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    # Settings for the scripts; names start with KDUMP_.
+    settings: Mapping[str, str] = {}
+    # Settings that hold for one target, by its position in HostFacts.targets.
+    target_settings: Mapping[int, Mapping[str, str]] = {}
+    # When the capture side runs, if there is one.
+    phase: Phase = Phase.BOOT
+    on_failure: OnFailure = OnFailure.CONTINUE
+    # For phase TARGET: the positions of the targets that this hook drives.
+    drives: tuple[int, ...] = ()
+
+
+class HookRun(Struct, frozen=True, kw_only=True):
+    """A hook that has something to say for this image."""
+
+    name: str
+    # Path of the script on the host, or "" if the hook has no capture side.
+    script: str
+    contribution: Contribution
+
+
+# --- what is built -----------------------------------------------------------------------------------------------
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Everything that the image will hold, sorted by path, parents before children."""
+
+    kernel: Kernel
+    entries: tuple[Entry, ...]
+    hooks: tuple[str, ...]
+    targets: tuple[TargetFacts, ...]
+    # Compression of the archive: zstd, xz, gzip or none.
+    compression: str
+    # What the administrator should know about this image (weaker than it could be).
+    warnings: tuple[str, ...] = ()
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    path: str
+    sha256: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What an image is made of; travels inside it as /etc/kdump/manifest.json."""
+
+    schema: int = SCHEMA
+    tool: str
+    kernel: Kernel
+    # sha256 of the kernel image that the capture image is meant for.
+    kernel_sha256: str
+    hooks: tuple[str, ...]
+    targets: tuple[TargetFacts, ...]
+    # Every file of the host that went in, with its digest: what `status` compares.
+    inputs: tuple[Input, ...]
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """The manifest beside the image: what is inside it, and the image itself."""
+
+    # Name of the image file, in the same directory.
+    image: str
+    image_bytes: int
+    image_sha256: str
+    unpacked_bytes: int
+    compression: str
+    # sha256 of the manifest inside; a dump names the image that took it by this.
+    digest: str
+    manifest: Manifest
