@@ -19,7 +19,7 @@ class OnFailure(StrEnum):
 
     # Log it and go on.
     CONTINUE = "continue"
-    # Give this target up (or, before any target, the whole capture).
+    # This target has failed: what comes before its opening ends there, what saves goes on, the next target is tried.
     STOP = "stop"
 
 
@@ -34,6 +34,8 @@ class Phase(StrEnum):
     TARGET = "target"
     # For each target that is open: save something.
     SAVE = "save"
+    # Never: there is a build side alone.
+    NONE = "none"
 
 
 # --- entries of an image -----------------------------------------------------------------------------------------
@@ -91,6 +93,8 @@ class Node(_Entry, frozen=True, kw_only=True, tag="node"):
 Entry = Dir | File | Module | Text | Link | Node
 
 
+BlockKind = Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop"]
+
 # --- facts -------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +114,7 @@ class BlockDevice(Struct, frozen=True, kw_only=True):
 
     # Kernel name, for messages only: it may be another one after the crash.
     name: str
-    kind: Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop"]
+    kind: BlockKind
     # "major:minor" as of now.
     number: str
     size_bytes: int
@@ -200,10 +204,12 @@ class Contribution(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, str] = {}
     # Settings that hold for one target, by its position in HostFacts.targets.
     target_settings: Mapping[int, Mapping[str, str]] = {}
-    # When the capture side runs, if there is one.
-    phase: Phase = Phase.BOOT
+    # When the capture side runs.
+    phase: Phase = Phase.NONE
     on_failure: OnFailure = OnFailure.CONTINUE
-    # For phase TARGET: the positions of the targets that this hook drives.
+    # Layers (by kernel name) that exist in the capture kernel because of this hook; a target needs all of its own.
+    provides: tuple[str, ...] = ()
+    # For phase TARGET: the positions of the targets that this hook drives; each target needs exactly one driver.
     drives: tuple[int, ...] = ()
 
 

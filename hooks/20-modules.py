@@ -1,0 +1,8 @@
+"""Load the modules of the image; the plan writes their list, in load order, to /etc/kdump/modules."""
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.model import Contribution, HostFacts, Phase
+
+
+def contribute(config: Config, host: HostFacts) -> Contribution:
+    return Contribution(phase=Phase.BOOT)

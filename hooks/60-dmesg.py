@@ -1,0 +1,20 @@
+"""Save the crashed kernel's log before anything large."""
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
+
+
+def contribute(config: Config, host: HostFacts) -> Contribution:
+    tools = tuple(path for path in (host.tools.makedumpfile, host.tools.vmcore_dmesg) if path)
+    if not tools:
+        raise HostError(
+            "makedumpfile, vmcore-dmesg: neither is there, and one is needed to save the crashed kernel's log",
+            hint="install makedumpfile, or kexec-tools, which has vmcore-dmesg",
+        )
+    return Contribution(
+        binaries=tools,
+        settings={"KDUMP_MAKEDUMPFILE": host.tools.makedumpfile, "KDUMP_VMCORE_DMESG": host.tools.vmcore_dmesg},
+        phase=Phase.SAVE,
+        on_failure=OnFailure.STOP if config.vmcore.collector == "dmesg" else OnFailure.CONTINUE,
+    )

@@ -1,0 +1,76 @@
+"""Save the memory of the crashed kernel, by the collectors of a ladder: the first that succeeds ends it."""
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
+
+# Option of makedumpfile(8) for each compression, in the order of preference: lzo is the fastest by far, zlib the
+# slowest, and a machine that dumps is down.
+_MAKEDUMPFILE_OPTIONS = {"lzo": "-l", "snappy": "-p", "zstd": "-z", "zlib": "-c"}
+_COPY_COMPRESSIONS = ("zstd", "gzip")
+
+
+def contribute(config: Config, host: HostFacts) -> Contribution:
+    collectors = _collectors(config, host)
+    copy_compression = _copy_compression(config, host)
+    return Contribution(
+        binaries=tuple(path for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host)) if path),
+        settings={
+            "KDUMP_COLLECTORS": " ".join(collectors),
+            "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(config, host)),
+            "KDUMP_COPY_COMPRESSION": copy_compression,
+            "KDUMP_ZSTD": _zstd(copy_compression, host),
+        },
+        phase=Phase.SAVE,
+        on_failure=OnFailure.STOP,
+    )
+
+
+def _collectors(config: Config, host: HostFacts) -> tuple[str, ...]:
+    match config.vmcore.collector:
+        case "dmesg" | "copy" as alone:
+            return (alone,)
+        case "makedumpfile" if not host.tools.makedumpfile:
+            raise HostError(
+                "makedumpfile: no such program, but vmcore.collector asks for it",
+                hint="install makedumpfile, or leave vmcore.collector at auto for a plain copy",
+            )
+        case "auto" if not host.tools.makedumpfile:
+            return ("copy",)
+        case _:
+            return ("makedumpfile", "copy")
+
+
+def _makedumpfile(collectors: tuple[str, ...], host: HostFacts) -> str:
+    return host.tools.makedumpfile if "makedumpfile" in collectors else ""
+
+
+def _makedumpfile_arguments(config: Config, host: HostFacts) -> tuple[str, ...]:
+    wanted: str = config.vmcore.compression
+    able = host.tools.makedumpfile_compressions
+    if wanted in ("auto", "gzip"):
+        wanted = next((kind for kind in _MAKEDUMPFILE_OPTIONS if kind in able), "none")
+    elif wanted != "none" and wanted not in able and host.tools.makedumpfile:
+        raise HostError(
+            f"{host.tools.makedumpfile}: was built without {wanted}, which vmcore.compression asks for",
+            hint=f"it can: {', '.join(able) or 'nothing'}; or leave vmcore.compression at auto",
+        )
+    # Messages: 2 common, 4 error, 16 report; no progress, which is a carriage return for every per cent.
+    option = _MAKEDUMPFILE_OPTIONS.get(wanted)
+    return (*([option] if option else []), "-d", str(config.vmcore.dump_level), "--message-level", "22")
+
+
+def _copy_compression(config: Config, host: HostFacts) -> str:
+    wanted = config.vmcore.compression
+    if wanted in ("none", "gzip"):
+        return wanted
+    if wanted == "zstd" and not host.tools.zstd and config.vmcore.collector == "copy":
+        raise HostError("zstd: no such program, but vmcore.compression asks for it", hint="install zstd, or take gzip")
+    # Behind makedumpfile the copy is a last resort: busybox has gzip, and zstd would be the largest file of the image.
+    if "makedumpfile" in _collectors(config, host) and wanted == "auto":
+        return "gzip"
+    return "zstd" if host.tools.zstd else "gzip"
+
+
+def _zstd(copy_compression: str, host: HostFacts) -> str:
+    return host.tools.zstd if copy_compression == "zstd" else ""

@@ -1,0 +1,13 @@
+"""Save the capture environment's own log and the record of the dump."""
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.model import Contribution, HostFacts, Phase
+
+
+def contribute(config: Config, host: HostFacts) -> Contribution:
+    return Contribution(
+        target_settings={
+            position: {"KDUMP_TARGET_FS_UUID": target.filesystem.uuid} for position, target in enumerate(host.targets)
+        },
+        phase=Phase.SAVE,
+    )

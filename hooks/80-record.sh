@@ -1,0 +1,108 @@
+#!/bin/sh
+# Saves kexec-dmesg.log, the log of the capture environment and its kernel, and dump.json, the record of the dump.
+# Settings: KDUMP_HOST KDUMP_TARGET_NAME KDUMP_TARGET_KIND KDUMP_TARGET_FS_UUID
+# KDUMP_MAKEDUMPFILE_ARGUMENTS KDUMP_COPY_COMPRESSION.
+set -eu
+. /lib/kdump/lib.sh
+
+directory=$(recall dump-directory)
+
+# Prints its argument as a JSON string, reduced to printable ASCII.
+string() {
+    printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')"
+}
+
+# vmcoreinfo KEY: prints what the crashed kernel says of itself.
+vmcoreinfo() {
+    sed -n "s/^$1=//p" /run/kdump/vmcoreinfo | head -n 1
+}
+
+crash_time() {
+    _time=$(vmcoreinfo CRASHTIME | tr -cd '0-9' | cut -c 1-10)
+    [ -z "$_time" ] || date -u -d "@$_time" +%Y-%m-%dT%H:%M:%SZ
+}
+
+# The first line that says why; a panic by sysrq says it only after its own.
+panic_line() {
+    [ ! -e /run/kdump/vmcore-dmesg.txt ] ||
+        grep -a -m 1 -E 'Kernel panic - not syncing|BUG: |Oops: |sysrq: Trigger a crash' /run/kdump/vmcore-dmesg.txt |
+        sed 's/^\[ *[0-9.]*\] *//'
+}
+
+arguments() {
+    case $1 in
+        makedumpfile) echo "$KDUMP_MAKEDUMPFILE_ARGUMENTS" ;;
+        copy) echo "$KDUMP_COPY_COMPRESSION" ;;
+    esac
+}
+
+# Prints "NAME": {"bytes": N, "sha256": "…"} for every complete file, as the device returns it: the cache is dropped.
+files() {
+    echo 1 >/proc/sys/vm/drop_caches
+    _comma=
+    for _file in "$directory"/*; do
+        case $_file in
+            *-incomplete) continue ;;
+        esac
+        _digest=$(sha256sum "$_file") || return 1
+        printf '%s\n    %s: {"bytes": %s, "sha256": "%s"}' \
+            "$_comma" "$(string "${_file##*/}")" "$(stat -c %s "$_file")" "${_digest%% *}"
+        _comma=,
+    done
+}
+
+# Centiseconds as seconds.
+seconds() {
+    printf '%d.%02d' $(($1 / 100)) $(($1 % 100))
+}
+
+steps() {
+    _comma=
+    while read -r _status _began _took _name; do
+        printf '%s\n    {"name": %s, "status": %s, "started_s": %s, "seconds": %s}' \
+            "$_comma" "$(string "$_name")" "$_status" "$(seconds "$_began")" "$(seconds "$_took")"
+        _comma=,
+    done </run/kdump/steps
+}
+
+warnings() {
+    if grep -q 'The kernel version is not supported' "$KDUMP_LOG"; then
+        string "makedumpfile does not know this kernel version"
+    fi
+}
+
+record() {
+    collector=
+    [ ! -e /run/kdump/collector ] || collector=$(recall collector)
+    complete=false
+    [ -z "$collector" ] || complete=true
+    digest=$(sha256sum /etc/kdump/manifest.json)
+    listed=$(files) || return 1
+    cat <<END
+{
+  "schema": 1,
+  "complete": $complete,
+  "host": $(string "$KDUMP_HOST"),
+  "kernel": {"release": $(string "$(vmcoreinfo OSRELEASE)"), "build_id": $(string "$(vmcoreinfo BUILD-ID)")},
+  "crash_time": $(string "$(crash_time)"),
+  "panic": $(string "$(panic_line)"),
+  "target": {"name": $(string "$KDUMP_TARGET_NAME"), "kind": $(string "$KDUMP_TARGET_KIND"), "filesystem_uuid": $(string "$KDUMP_TARGET_FS_UUID")},
+  "collector": {"name": $(string "$collector"), "arguments": $(string "$(arguments "$collector")")},
+  "files": {$listed
+  },
+  "steps": [$(steps)
+  ],
+  "warnings": [$(warnings)],
+  "memory_low_kib": $(recall memory-low-kib),
+  "manifest_digest": "${digest%% *}"
+}
+END
+}
+
+{
+    cat "$KDUMP_LOG"
+    dmesg
+} >/run/kdump/kexec-dmesg.log
+save_file kexec-dmesg.log /run/kdump/kexec-dmesg.log
+record >/run/kdump/dump.json || die "the saved files cannot be read back"
+save_file dump.json /run/kdump/dump.json

@@ -1,0 +1,148 @@
+"""The command line: parses it, sets up the log, and turns errors into exit statuses.
+
+stdout carries data, stderr the log. Exit status 0 done, 1 could not, 2 wrong usage; 3 and 4 as `status` documents.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kdump_initramfs import __version__, commands
+from kdump_initramfs.errors import KdumpError, SeveralProblemsError
+
+logger = logging.getLogger("kdump_initramfs")
+
+_Command = Callable[[argparse.Namespace], int]
+if TYPE_CHECKING:
+    _Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - add_subparsers() returns just this
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status."""
+    parsed = parser().parse_args(arguments)
+    _set_up_log(logging.DEBUG if parsed.verbose else logging.ERROR if parsed.quiet else logging.INFO)
+    command: _Command = parsed.command
+    try:
+        status = command(parsed)
+        sys.stdout.flush()
+    except KdumpError as error:
+        _report(error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; nothing more must be written at exit (docs of Python's signal).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _report(error: KdumpError) -> None:
+    for one in error.errors if isinstance(error, SeveralProblemsError) else (error,):
+        logger.error("%s", one, exc_info=one.__cause__ if logger.isEnabledFor(logging.DEBUG) else None)
+        if one.hint:
+            logger.error("  hint: %s", one.hint)
+
+
+def _set_up_log(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("kdump-initramfs: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="kdump-initramfs",
+        description="Builds, arms and proves the initramfs that saves a kernel crash dump.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"kdump-initramfs {__version__}")
+    verbs = top.add_subparsers(metavar="COMMAND", required=True)
+    _add_image_verbs(verbs)
+    _add_loader_verbs(verbs)
+    _add_rehearse(verbs)
+    _add_dumps(verbs)
+    return top
+
+
+def _add(verbs: "_Verbs", name: str, command: _Command, text: str, *, json: bool = False) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    verb.set_defaults(command=command)
+    common = verb.add_argument_group("common options")
+    common.add_argument("--root", metavar="DIR", default="/", help="the machine: / or a directory tree (default: /)")
+    common.add_argument("--config", metavar="FILE", help="read this file alone instead of the configured ones")
+    common.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="set one configuration key"
+    )
+    common.add_argument("-v", "--verbose", action="store_true", help="log every decision with its reason")
+    common.add_argument("-q", "--quiet", action="store_true", help="log errors only")
+    if json:
+        common.add_argument("--json", action="store_true", help="print JSON")
+    return verb
+
+
+def _add_kernel(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("kernel", metavar="KVER", nargs="?", default="", help="kernel release (default: the running one)")
+
+
+def _add_facts(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--facts", metavar="FILE", help="storage and name of the machine that wrote FILE by `probe --json`"
+    )
+
+
+def _add_image_verbs(verbs: "_Verbs") -> None:
+    build = _add(verbs, "build", commands.build, "build the capture image", json=True)
+    build.add_argument("-o", "--output", metavar="FILE", default="", help="where to write it")
+    plan = _add(verbs, "plan", commands.plan, "show what would be built, writing nothing", json=True)
+    probe = _add(verbs, "probe", commands.probe, "show what was found on this machine", json=True)
+    for verb in (build, plan, probe):
+        _add_kernel(verb)
+        _add_facts(verb)
+    inspect = _add(verbs, "inspect", commands.inspect, "look into an image")
+    inspect.add_argument("image", metavar="IMAGE")
+    inspect.add_argument("path", metavar="PATH", nargs="?", help="print this file of the image")
+    way = inspect.add_mutually_exclusive_group()
+    way.add_argument("--manifest", action="store_true", help="print the manifest inside")
+    way.add_argument("--diff", metavar="OTHER", help="compare with another image")
+    way.add_argument("--extract", metavar="DIR", help="unpack it into a new directory")
+
+
+def _add_loader_verbs(verbs: "_Verbs") -> None:
+    load = _add(verbs, "load", commands.load, "arm this machine with a built image")
+    load.add_argument("--print", action="store_true", dest="print_only", help="print the kexec command and do nothing")
+    emit = _add(verbs, "emit", commands.emit, "print the kexec command as a file for an init system")
+    emit.add_argument("form", choices=["local.d"], help="local.d: /etc/local.d/kdump.start of OpenRC")
+    for verb in (load, emit):
+        _add_kernel(verb)
+        verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
+    _add(verbs, "unload", commands.unload, "disarm this machine")
+    _add(verbs, "status", commands.status, "tell whether this machine is armed, and with what", json=True)
+
+
+def _add_rehearse(verbs: "_Verbs") -> None:
+    verb = _add(verbs, "rehearse", commands.rehearse, "crash a kernel in QEMU and check the dump it leaves", json=True)
+    _add_kernel(verb)
+    verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
+    verb.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="how QEMU runs the guest")
+    verb.add_argument("--memory", metavar="MIB", type=int, default=1024, help="memory of the guest (default: 1024)")
+    verb.add_argument("--crashkernel", metavar="SIZE", default="192M", help="crashkernel= of the guest (default: 192M)")
+    verb.add_argument("--timeout", metavar="S", type=int, default=300, help="for each boot (default: 300)")
+    verb.add_argument("--keep", metavar="DIR", default="", help="keep the dump and the logs in this directory")
+
+
+def _add_dumps(verbs: "_Verbs") -> None:
+    dumps = verbs.add_parser("dumps", help="list and show saved dumps", allow_abbrev=False)
+    inner = dumps.add_subparsers(metavar="ACTION", required=True)
+    listing = _add(inner, "list", commands.dumps_list, "list the saved dumps, oldest first", json=True)
+    show = _add(inner, "show", commands.dumps_show, "show one dump", json=True)
+    show.add_argument("name", metavar="NAME", nargs="?", default="", help="which (default: the newest)")
+    show.add_argument("--lines", metavar="N", type=int, default=10, help="last lines of the log (default: 10)")
+    for verb in (listing, show):
+        verb.add_argument("--dir", metavar="DIR", action="append", default=[], help="look here, not in the targets")

@@ -1,0 +1,226 @@
+"""The subcommands: each reads what the arguments name, calls one arrow of the one direction, and prints its noun.
+
+What only one of them needs is imported in it: start-up is paid by every post-install hook and every `status`.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+import msgspec
+
+from kdump_initramfs import config as configuration
+from kdump_initramfs.config import Config, PathTarget
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import HostFacts
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+
+
+def _config(args: argparse.Namespace) -> Config:
+    overrides = list(args.overrides)
+    if getattr(args, "kernel", ""):
+        overrides.append(f"kernel.version={msgspec.json.encode(args.kernel).decode()}")
+    return configuration.load(root=args.root, file=args.config, overrides=overrides)
+
+
+def _facts(args: argparse.Namespace) -> HostFacts | None:
+    from kdump_initramfs.host import probe
+
+    return probe.load_facts(args.facts) if args.facts else None
+
+
+def _print_json(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def build(args: argparse.Namespace) -> int:
+    from kdump_initramfs import build as spine
+
+    output = os.path.abspath(args.output) if args.output else ""
+    root, config = Root(args.root), _config(args)
+    record = spine.build(root, config, output=output, facts_of=_facts(args))
+    path = output or spine.output_path(root, config, record.manifest.kernel.release)
+    logger.info("wrote %s: %s, %s unpacked", path, _mib(record.image_bytes), _mib(record.unpacked_bytes))
+    if args.json:
+        _print_json(record)
+    return 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    from kdump_initramfs import build as spine
+    from kdump_initramfs.image import plan as planning
+
+    planned = spine.plan(Root(args.root), _config(args), facts_of=_facts(args))
+    if args.json:
+        _print_json(planned)
+    else:
+        sys.stdout.write(planning.as_list(planned, reasons=args.verbose))
+    for warning in planned.warnings:
+        logger.warning("%s", warning)
+    return 0
+
+
+def probe(args: argparse.Namespace) -> int:
+    from kdump_initramfs.host import probe as probing
+
+    facts = probing.read(Root(args.root), _config(args), facts_of=_facts(args))
+    if args.json:
+        _print_json(facts)
+    else:
+        print("\n".join(_describe(facts)))
+    return 0
+
+
+def _describe(facts: HostFacts) -> list[str]:
+    tools = facts.tools
+    lines = [
+        f"host       {facts.hostname} ({facts.machine})",
+        f"kernel     {facts.kernel.release}, {facts.kernel.image}",
+        f"reserved   {_mib(facts.reserved_bytes)} for the capture kernel",
+        f"programs   {', '.join(path for path in (tools.busybox, tools.makedumpfile, tools.lvm) if path)}",
+    ]
+    for target in facts.targets:
+        stack = " on ".join(f"{device.name} ({device.kind})" for device in target.stack)
+        filesystem = target.filesystem
+        lines.append(f"target     {target.name}: {filesystem.type} {filesystem.uuid}, /{target.directory}, on {stack}")
+    return lines
+
+
+def inspect(args: argparse.Namespace) -> int:
+    from kdump_initramfs.image import inspect as inspecting
+
+    if args.manifest:
+        _print_json(inspecting.manifest(args.image))
+    elif args.diff:
+        lines = list(inspecting.differences(args.image, args.diff))
+        print("\n".join(lines) if lines else "no differences")
+    elif args.extract:
+        from kdump_initramfs.image import unpack
+
+        unpack.unpack(args.image, args.extract)
+    elif args.path:
+        sys.stdout.buffer.write(inspecting.extract(args.image, args.path))
+    else:
+        for member in inspecting.members(args.image):
+            print(inspecting.line(member))
+    return 0
+
+
+def load(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import kexec
+
+    root, config = Root(args.root), _config(args)
+    command = kexec.command(root, config, _image(root, config, args.image))
+    if args.print_only:
+        print(command)
+        return 0
+    kexec.load(root, command)
+    logger.info("armed: kernel %s with %s", command.record.manifest.kernel.release, command.image)
+    return 0
+
+
+def _image(root: Root, config: Config, named: str) -> str:
+    """Return the path of the image that was named, or of the one that `build` writes for this kernel."""
+    from kdump_initramfs.host import kernel
+
+    if named:
+        return os.path.abspath(named)
+    release = config.kernel.version or kernel.running_release(root)
+    return root.host(config.image.output.replace("{kernel}", release))
+
+
+def unload(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import kexec
+
+    kexec.unload(Root(args.root), _config(args))
+    logger.info("disarmed")
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import status as reading
+
+    found = reading.read(Root(args.root))
+    if args.json:
+        _print_json(found)
+    else:
+        print("armed" if found.armed else f"not armed, {_mib(found.reserved_bytes)} reserved")
+        if found.loaded is not None:
+            print(f"with {found.loaded.image} for kernel {found.loaded.kernel_release}")
+        for reason in found.stale:
+            print(f"stale: {reason}")
+    return found.exit_code
+
+
+def emit(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import emit as emitting
+    from kdump_initramfs.loader import kexec
+
+    root, config = Root(args.root), _config(args)
+    sys.stdout.write(emitting.local_d(kexec.command(root, config, _image(root, config, args.image))))
+    return 0
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    from kdump_initramfs.rehearsal import rehearse as rehearsing
+
+    root, config = Root(args.root), _config(args)
+    result = rehearsing.rehearse(
+        root,
+        config,
+        _image(root, config, args.image),
+        rehearsing.Options(
+            accel=args.accel,
+            memory_mib=args.memory,
+            crashkernel=args.crashkernel,
+            timeout_s=args.timeout,
+            keep=os.path.abspath(args.keep) if args.keep else "",
+        ),
+    )
+    if args.json:
+        _print_json(result)
+    else:
+        print("\n".join(rehearsing.summary(result)))
+    return 0 if result.passed else 1
+
+
+def _dump_directories(args: argparse.Namespace) -> list[str]:
+    if args.dir:
+        return list(args.dir)
+    root = Root(args.root)
+    return [root.host(target.path) for target in _config(args).targets if isinstance(target, PathTarget)]
+
+
+def dumps_list(args: argparse.Namespace) -> int:
+    from kdump_initramfs.dumps import store
+
+    found = store.find(_dump_directories(args))
+    if args.json:
+        _print_json([{"name": dump.name, "path": dump.path, "complete": dump.is_complete} for dump in found])
+        return 0
+    for dump in found:
+        state = "complete" if dump.is_complete else "INCOMPLETE"
+        panic = dump.record.panic if dump.record else "no record"
+        print(f"{dump.name}  {state:10}  {_mib(dump.size_bytes):>10}  {panic}")
+    return 0
+
+
+def dumps_show(args: argparse.Namespace) -> int:
+    from kdump_initramfs.dumps import store
+
+    dump = store.choose(store.find(_dump_directories(args)), args.name)
+    if args.json:
+        _print_json(dump)
+        return 0
+    from kdump_initramfs.dumps import show
+
+    print("\n".join(show.lines(dump, tail=args.lines)))
+    return 0
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:.1f} MiB"

@@ -1,0 +1,36 @@
+"""One dump, for a person: what crashed, why, what was saved, and the last words."""
+
+from collections.abc import Iterator
+
+from kdump_initramfs.dumps import store
+from kdump_initramfs.dumps.store import Dump, DumpRecord
+
+_MIB = 1 << 20
+
+
+def lines(dump: Dump, *, tail: int) -> Iterator[str]:
+    """Yield the lines that describe a dump, with the last `tail` lines of the crashed kernel's log."""
+    yield f"dump       {dump.path}"
+    yield f"state      {'complete' if dump.is_complete else 'INCOMPLETE'}"
+    yield from (f"unfinished {name}" for name in dump.incomplete)
+    if dump.record is not None:
+        yield from _record(dump.record)
+    last = store.tail(dump, tail)
+    if last:
+        yield ""
+        yield f"last lines of {store.DMESG}:"
+        yield from (f"  {line}" for line in last)
+
+
+def _record(record: DumpRecord) -> Iterator[str]:
+    yield f"panic      {record.panic or 'not found in the log'}"
+    yield f"kernel     {record.kernel.release}"
+    yield f"host       {record.host}"
+    yield f"crashed    {record.crash_time or 'at an unknown time'}"
+    yield f"target     {record.target.name} ({record.target.kind})"
+    yield f"collector  {record.collector.name or 'none succeeded'} {record.collector.arguments}".rstrip()
+    for name, file in sorted(record.files.items()):
+        yield f"file       {name}: {file.bytes / _MIB:.1f} MiB, sha256 {file.sha256}"
+    yield f"duration   {sum(step.seconds for step in record.steps):.1f} s in {len(record.steps)} steps"
+    yield f"memory     {record.memory_low_kib // 1024} MiB available at the lowest"
+    yield from (f"warning    {warning}" for warning in record.warnings)

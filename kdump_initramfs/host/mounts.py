@@ -1,0 +1,74 @@
+"""Mounts: /proc/self/mountinfo, format in proc(5)."""
+
+import re
+
+from msgspec import Struct
+
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.host.root import Root
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    # "major:minor" of the file system; 0:N where no single block device carries it.
+    number: str
+    # Directory of the file system that is the root of this mount ("/", a subvolume, a bind mount's directory).
+    fs_root: str
+    mount_point: str
+    fs_type: str
+    # Device, export or keyword, as the file system was mounted.
+    source: str
+    # Options of the mount and of the file system.
+    options: tuple[str, ...]
+
+
+def parse(text: str) -> tuple[Mount, ...]:
+    """Return the mounts in the order of mounting; lines that are not of the format are left out."""
+    return tuple(mount for line in text.splitlines() if (mount := _parse_line(line)) is not None)
+
+
+def _parse_line(line: str) -> Mount | None:
+    left, separator, right = line.partition(" - ")
+    before, after = left.split(" "), right.split(" ")
+    if not separator or len(before) < 6 or len(after) < 3:
+        return None
+    return Mount(
+        number=before[2],
+        fs_root=_unescape(before[3]),
+        mount_point=_unescape(before[4]),
+        fs_type=after[0],
+        source=_unescape(after[1]),
+        options=(*before[5].split(","), *after[2].split(",")),
+    )
+
+
+def _unescape(word: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
+
+
+def holder(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """Return the mount that holds `path` (absolute, symbolic links resolved): the longest, of equals the last."""
+    found: Mount | None = None
+    for mount in mounts:
+        inside = path == mount.mount_point or path.startswith(mount.mount_point.rstrip("/") + "/")
+        if inside and (found is None or len(mount.mount_point) >= len(found.mount_point)):
+            found = mount
+    return found
+
+
+def directory_inside(mount: Mount, path: str) -> str:
+    """Return where `path` lies below the root of the file system itself, without a leading slash."""
+    below = path[len(mount.mount_point.rstrip("/")) :]
+    return "/".join(part for part in (mount.fs_root.strip("/"), below.strip("/")) if part)
+
+
+def read(root: Root) -> tuple[Mount, ...]:
+    """Return the mounts of the machine at `root`; raise HostError where it does not tell them."""
+    text = root.read_text("/proc/self/mountinfo")
+    if not text:
+        raise HostError(
+            f"{root.directory}: has no /proc/self/mountinfo, so what holds the dump target cannot be seen",
+            hint="mount /proc there, or give the facts of the machine with --facts (from `probe --json` on it)",
+        )
+    return parse(text)

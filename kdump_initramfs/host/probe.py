@@ -1,0 +1,75 @@
+"""Everything that the decisions stand on: `HostFacts`, gathered from files below a root directory."""
+
+import re
+
+import msgspec
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.errors import ConfigError, HostError
+from kdump_initramfs.host import kernel, targets, tools
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import HostFacts
+
+# Memory set aside for the capture kernel; the second place is that of Linux 6.19 and later.
+_RESERVED = ("/sys/kernel/kexec_crash_size", "/sys/kernel/kexec/crash_size")
+
+
+def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> HostFacts:
+    """Return the facts of the machine at `root`.
+
+    With `facts_of` (another machine's), storage, name and command line are that machine's, while kernel and programs
+    are still those of `root`: how an image is built where the hardware is not.
+    """
+    machine = tools.machine(root)
+    found_kernel = kernel.read(root, config.kernel, machine)
+    if facts_of is not None:
+        return msgspec.structs.replace(facts_of, machine=machine, kernel=found_kernel, tools=tools.read(root))
+    return HostFacts(
+        hostname=_hostname(root),
+        machine=machine,
+        kernel=found_kernel,
+        cmdline=split_cmdline(root.read_text("/proc/cmdline") or ""),
+        reserved_bytes=reserved_bytes(root),
+        boot_apicid=boot_apicid(root),
+        tools=tools.read(root),
+        targets=targets.read(root, config.targets),
+    )
+
+
+def load_facts(path: str) -> HostFacts:
+    """Return the facts in a file that `probe --json` wrote."""
+    try:
+        with open(path, "rb") as stream:
+            return msgspec.json.decode(stream.read(), type=HostFacts)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="name a file that `probe --json` wrote") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}", hint="write it anew with `probe --json` on that machine") from error
+
+
+def reserved_bytes(root: Root) -> int:
+    """Return how much memory is set aside for the capture kernel."""
+    for path in _RESERVED:
+        if text := root.read_word(path):
+            return int(text)
+    return 0
+
+
+def _hostname(root: Root) -> str:
+    """Return the host's name, reduced to what is safe in a directory name."""
+    name = root.read_word("/etc/hostname") or root.read_word("/proc/sys/kernel/hostname")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:64] or "localhost"
+
+
+def split_cmdline(text: str) -> tuple[str, ...]:
+    """Return the parameters of a kernel command line; a quoted part keeps its quotes and spaces.
+
+    As next_arg() of the kernel's lib/cmdline.c: double quotes alone, no escapes, an open one reaches to the end.
+    """
+    return tuple(re.findall(r'(?:"[^"]*(?:"|$)|[^\s"])+', text))
+
+
+def boot_apicid(root: Root) -> int | None:
+    """Return the APIC id of the processor that the running kernel booted on; None where there is no APIC."""
+    match = re.search(r"^initial apicid\s*:\s*([0-9]+)$", root.read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return int(match[1]) if match else None

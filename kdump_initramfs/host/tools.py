@@ -1,0 +1,70 @@
+"""Programs of the machine that a capture image may take along, and what they can do, read from their files."""
+
+import io
+from collections.abc import Iterator
+
+from kdump_initramfs.formats import elf
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import Tools
+
+DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+# What makedumpfile compresses with is decided when it is compiled, and its libraries tell: Debian's 1.7.2 accepts -p
+# and -z without them and writes uncompressed.
+_COMPRESSION_LIBRARIES = {"liblzo2.so": "lzo", "libsnappy.so": "snappy", "libzstd.so": "zstd", "libz.so": "zlib"}
+
+# busybox holds the names of its applets, sorted, each ending in NUL, in one table (applets/applet_tables.c); these two
+# names come first in it.
+_APPLETS_START = b"\0[\0[[\0"
+
+
+def read(root: Root) -> Tools:
+    """Return what this machine has of the tools that we know; a missing one is ""."""
+    busybox, makedumpfile = find(root, "busybox"), find(root, "makedumpfile")
+    return Tools(
+        busybox=busybox,
+        busybox_applets=parse_applets(root.read_bytes(busybox) or b"") if busybox else (),
+        makedumpfile=makedumpfile,
+        makedumpfile_compressions=_compressions(root, makedumpfile) if makedumpfile else (),
+        vmcore_dmesg=find(root, "vmcore-dmesg"),
+        zstd=find(root, "zstd"),
+        lvm=find(root, "lvm"),
+    )
+
+
+def machine(root: Root) -> str:
+    """Return what `uname -m` says on machines that run this root, from the ELF header of its shell; "" if unknown."""
+    for path in ("/bin/sh", "/bin/busybox", "/usr/bin/env"):
+        content = root.read_bytes(path)
+        if content and content.startswith(b"\x7fELF"):
+            return elf.read(io.BytesIO(content), path).machine
+    return ""
+
+
+def find(root: Root, name: str) -> str:
+    """Return the path of the program `name` in the root, or ""."""
+    return next((path for path in _candidates(name) if root.is_file(path)), "")
+
+
+def _candidates(name: str) -> Iterator[str]:
+    if name.startswith("/"):
+        yield name
+    else:
+        yield from (f"{directory}/{name}" for directory in DIRECTORIES)
+
+
+def parse_applets(content: bytes) -> tuple[str, ...]:
+    """Return the applets that a busybox binary was built with, from the table of names in its data."""
+    start = content.find(_APPLETS_START)
+    if start < 0:
+        return ()
+    end = content.find(b"\0\0", start + 1)
+    names = content[start + 1 : end].split(b"\0")
+    return tuple(name.decode("ascii", "replace") for name in names)
+
+
+def _compressions(root: Root, path: str) -> tuple[str, ...]:
+    needed = elf.read(io.BytesIO(root.read_bytes(path) or b""), path).needed
+    return tuple(
+        kind for library, kind in _COMPRESSION_LIBRARIES.items() if any(name.startswith(library) for name in needed)
+    )

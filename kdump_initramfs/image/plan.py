@@ -1,0 +1,182 @@
+"""From what the hooks say to every entry of the image; what is missing is found here, before a byte is written.
+
+`plan -v` prints the result in the kernel's own text form of an initramfs (usr/gen_init_cpio.c), with reasons.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from msgspec import Struct
+
+from kdump_initramfs.config import Config
+from kdump_initramfs.errors import HostError, KdumpError, raise_together
+from kdump_initramfs.formats import ldso
+from kdump_initramfs.host import tools
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import kmod, layout, scripts
+from kdump_initramfs.model import (
+    Contribution,
+    Dir,
+    Entry,
+    File,
+    HookRun,
+    HostFacts,
+    Kernel,
+    Link,
+    Module,
+    Node,
+    Plan,
+    Text,
+)
+
+logger = logging.getLogger(__name__)
+
+# In the order of preference: zstd costs the capture kernel least. gzip is what every kernel can, as far as we know it.
+_COMPRESSIONS = ("zstd", "gzip", "xz")
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """The entries that binaries, modules and files of some contributions become."""
+
+    entries: tuple[Entry, ...]
+    # Directories of libraries that the dynamic linker does not search by itself.
+    library_dirs: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -> Plan:
+    """Return the plan of the capture image; whatever is missing is raised together."""
+    parts = gather(root, host.kernel, [run.contribution for run in runs], omit_modules=config.image.omit_modules)
+    settings = {"LD_LIBRARY_PATH": ":".join(parts.library_dirs)} if parts.library_dirs else {}
+    extra = [File(path=path, source=root.host(path), reason="image.extra_files") for path in config.image.extra_files]
+    _check_files(extra)
+    return Plan(
+        kernel=host.kernel,
+        entries=layout.arrange(root, (*parts.entries, *scripts.entries(host, runs, settings), *extra)),
+        hooks=tuple(run.name for run in runs),
+        targets=host.targets,
+        compression=_compression(config, host.kernel),
+        warnings=parts.warnings,
+    )
+
+
+def gather(
+    root: Root, kernel: Kernel, contributions: Sequence[Contribution], *, omit_modules: Sequence[str] = ()
+) -> Parts:
+    """Return what the contributions become: programs with their libraries, modules with theirs, and their entries.
+
+    The modules' paths, in load order, become the entry /etc/kdump/modules.
+    """
+    names = dict.fromkeys(name for each in contributions for name in each.binaries)
+    binaries = _find_binaries(root, names)
+    closure = ldso.closure(root, binaries.values())
+    programs = [_program(root, path, f"program {name}") for name, path in binaries.items()]
+    libraries = [_program(root, path, f"needed by {users[0]}") for path, users in closure.files.items()]
+    modules, warnings = _modules(root, kernel, contributions, omit_modules)
+    own = [entry for each in contributions for entry in each.entries]
+    return Parts(
+        entries=(*own, *programs, *libraries, *modules),
+        library_dirs=closure.library_dirs,
+        warnings=warnings,
+    )
+
+
+def _find_binaries(root: Root, names: Iterable[str]) -> dict[str, str]:
+    """Return name -> path in the root; all that are missing are raised together."""
+    found = {name: tools.find(root, name) for name in names}
+    raise_together(
+        [
+            HostError(f"{name}: no such program", hint="install it, or take it out of image.extra_binaries")
+            for name, path in found.items()
+            if not path
+        ]
+    )
+    return found
+
+
+def _program(root: Root, path: str, reason: str) -> File:
+    return File(path=path, source=_source(root, path), mode=0o755, reason=reason)
+
+
+def _source(root: Root, path: str) -> str:
+    return root.host(root.resolve(path))
+
+
+def _modules(
+    root: Root, kernel: Kernel, contributions: Sequence[Contribution], omit: Sequence[str]
+) -> tuple[list[Entry], tuple[str, ...]]:
+    known = kmod.Modules(root, kernel.modules_dir)
+    wanted = known.resolve(
+        [name for each in contributions for name in each.modules],
+        [alias for each in contributions for alias in each.modaliases],
+        omit=omit,
+    )
+    firmware, warnings = known.firmware(wanted)
+    directory = f"/lib/modules/{kernel.release}"
+    modules = [
+        Module(
+            path=f"{directory}/{module.name}.ko",
+            source=_source(root, module.path),
+            reason=f"module {module.name}: {module.reason}",
+        )
+        for module in wanted
+    ]
+    files = [
+        File(path=file.path, source=_source(root, file.path), reason=f"firmware of {file.module}") for file in firmware
+    ]
+    paths = "".join(f"{module.path}\n" for module in modules)
+    order = Text(path="/etc/kdump/modules", content=paths, reason="modules in load order")
+    return [*modules, *files, order], warnings
+
+
+def _check_files(files: Iterable[File]) -> None:
+    missing: list[KdumpError] = [
+        HostError(f"{file.path}: no such file", hint="mend image.extra_files")
+        for file in files
+        if not os.path.isfile(file.source)
+    ]
+    raise_together(missing)
+
+
+def _compression(config: Config, kernel: Kernel) -> str:
+    """Return the configured compression, or the best that this kernel is known to unpack."""
+    able = kernel.initramfs_compressions
+    wanted = config.image.compression
+    if wanted == "auto":
+        if able is None:
+            return "gzip"
+        return next((kind for kind in _COMPRESSIONS if kind in able), "none")
+    if wanted != "none" and able is not None and wanted not in able:
+        raise HostError(
+            f"kernel {kernel.release}: cannot unpack {wanted} (CONFIG_RD_{wanted.upper()}), as image.compression wants",
+            hint=f"it can unpack: {', '.join(able) or 'nothing'}; or leave image.compression at auto",
+        )
+    return wanted
+
+
+def as_list(plan: Plan, *, reasons: bool = False) -> str:
+    """Return the plan as gen_init_cpio reads it; with `reasons`, each after its entry as a comment."""
+    lines: list[str] = []
+    for entry in plan.entries:
+        lines.append(_line(entry))
+        if reasons and entry.reason:
+            lines.append(f"#   {entry.reason}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(entry: Entry) -> str:
+    match entry:
+        case Dir():
+            return f"dir {entry.path} {entry.mode:o} 0 0"
+        case File() | Module():
+            return f"file {entry.path} {entry.source} {entry.mode:o} 0 0"
+        case Text():
+            return f"file {entry.path} <made> {entry.mode:o} 0 0"
+        case Link():
+            return f"slink {entry.path} {entry.target} 777 0 0"
+        case Node():
+            return f"nod {entry.path} {entry.mode:o} 0 0 {entry.kind} {entry.major} {entry.minor}"
+        case _:
+            assert_never(entry)

@@ -1,0 +1,74 @@
+"""The record beside an image: which bytes the image has, and the manifest that is inside it.
+
+Image and record are two files, and two renames are not one. So the record of a new image is first put beside the old
+record (`.json.next`), then the image is replaced, then the record: at every instant one of the two records fits the
+image that is there.
+"""
+
+import hashlib
+import os
+
+import msgspec
+
+from kdump_initramfs.errors import ImageError
+from kdump_initramfs.model import ImageRecord
+
+
+def path_of(image: str) -> str:
+    """Return where the record of an image is."""
+    return f"{image}.json"
+
+
+def next_path_of(image: str) -> str:
+    """Return where the record of an image is while the image is being replaced."""
+    return f"{image}.json.next"
+
+
+def read(image: str) -> ImageRecord:
+    """Return the record that fits the image; ImageError where the image is missing, damaged or not described."""
+    digest = sha256_of(image)
+    records = [record for path in (path_of(image), next_path_of(image)) if (record := _read(path)) is not None]
+    for record in records:
+        if record.image_sha256 == digest:
+            return record
+    if records:
+        raise ImageError(f"{image}: is not the image that its manifest describes", hint="build it again")
+    raise ImageError(f"{path_of(image)}: no such file, so nothing is known of the image", hint="build it again")
+
+
+def _read(path: str) -> ImageRecord | None:
+    try:
+        with open(path, "rb") as stream:
+            return msgspec.json.decode(stream.read(), type=ImageRecord)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}", hint="run as root") from error
+    except msgspec.DecodeError as error:
+        raise ImageError(f"{path}: {error}", hint="build the image again") from error
+
+
+def sha256_of(path: str) -> str:
+    """Return the digest of a file in hexadecimal; ImageError where it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file", hint="run: kdump-initramfs build") from error
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}", hint="run as root") from error
+
+
+def to_json(value: object) -> bytes:
+    """Return a struct as JSON for people: indented, one newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def write_beside(path: str, content: bytes) -> None:
+    """Write a file that nobody else may read, and see to it that it is on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchmod(descriptor, 0o600)
+        stream.write(content)
+        stream.flush()
+        os.fsync(descriptor)

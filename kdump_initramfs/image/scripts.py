@@ -1,0 +1,130 @@
+"""The text of the capture environment: /init, settings, the library and the hooks' scripts, checked against each other.
+
+A setting that a script reads and nobody declares fails here, at build, and not in the dark after a crash.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from kdump_initramfs import __version__, resources
+from kdump_initramfs.errors import HookError, HostError, KdumpError, raise_together
+from kdump_initramfs.image import render
+from kdump_initramfs.model import Entry, File, HookRun, HostFacts, OnFailure, Phase, Text
+
+_LIBRARY = ("lib.sh", "guard.sh")
+_SETTING = re.compile(r"KDUMP_[A-Z0-9_]+")
+_ASSIGNED = re.compile(r"^\s*(KDUMP_[A-Z0-9_]+)=", re.MULTILINE)
+
+
+def entries(host: HostFacts, runs: Sequence[HookRun], settings: Mapping[str, str]) -> tuple[Entry, ...]:
+    """Return all files of text for these hooks; `settings` are those beside the hooks' own.
+
+    Everything that is wrong with settings, targets or scripts is raised together.
+    """
+    shared = {**settings, **_merged(runs)}
+    per_target = [_target_settings(host, runs, position) for position in range(len(host.targets))]
+    _check(host, runs, [shared, *per_target])
+    return (
+        Text(path="/init", content=_init(host, runs), mode=0o755, reason="process 1"),
+        Text(path="/etc/kdump/settings", content=_settings(shared), mode=0o600, reason="settings"),
+        *(
+            Text(path=f"/etc/kdump/targets/{position}", content=_settings(values), mode=0o600, reason="settings")
+            for position, values in enumerate(per_target)
+        ),
+        *(
+            Text(path=f"/lib/kdump/{name}", content=resources.read("templates", name), reason="library of the hooks")
+            for name in _LIBRARY
+        ),
+        *(
+            File(path=f"/lib/kdump/hooks/{run.name}.sh", source=run.script, reason=f"hook {run.name}")
+            for run in runs
+            if run.script
+        ),
+    )
+
+
+def _merged(runs: Iterable[HookRun]) -> dict[str, str]:
+    return {name: value for run in runs for name, value in run.contribution.settings.items()}
+
+
+def _target_settings(host: HostFacts, runs: Iterable[HookRun], position: int) -> dict[str, str]:
+    target = host.targets[position]
+    values = {"KDUMP_TARGET_NAME": target.name, "KDUMP_TARGET_KIND": target.kind, "KDUMP_TARGET_HOOK": ""}
+    for run in runs:
+        values |= run.contribution.target_settings.get(position, {})
+        if position in run.contribution.drives:
+            values["KDUMP_TARGET_HOOK"] = run.name
+    return values
+
+
+def _settings(values: Mapping[str, str]) -> str:
+    return render.render("settings.sh.j2", settings=sorted(values.items()))
+
+
+def _init(host: HostFacts, runs: Sequence[HookRun]) -> str:
+    def hooks(phase: Phase) -> list[dict[str, object]]:
+        chosen = [run for run in runs if run.contribution.phase is phase]
+        return [{"name": run.name, "stops": run.contribution.on_failure is OnFailure.STOP} for run in chosen]
+
+    return render.render(
+        "init.sh.j2",
+        version=__version__,
+        kernel_release=host.kernel.release,
+        boot_hooks=hooks(Phase.BOOT),
+        storage_hooks=hooks(Phase.STORAGE),
+        save_hooks=hooks(Phase.SAVE),
+        targets=range(len(host.targets)),
+    )
+
+
+def _check(host: HostFacts, runs: Sequence[HookRun], tables: Sequence[Mapping[str, str]]) -> None:
+    errors: list[KdumpError] = [*_check_names(tables), *_check_declared(runs, tables), *_check_targets(host, runs)]
+    raise_together(errors)
+
+
+def _check_names(tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
+    for name, value in (item for table in tables for item in table.items()):
+        if not _SETTING.fullmatch(name) and name != "LD_LIBRARY_PATH":
+            yield HookError(f"{name}: not a name for a setting", hint="settings are named KDUMP_…, in capitals")
+        if "\0" in value or "\n" in value:
+            yield HookError(f"{name}: a value of several lines", hint="put such data into a file of the image")
+
+
+def _check_declared(runs: Sequence[HookRun], tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
+    declared = {name for table in tables for name in table}
+    library = "".join(resources.read("templates", name) for name in _LIBRARY)
+    declared |= set(_ASSIGNED.findall(library))
+    scripts = [(run.script, _read(run.script)) for run in runs if run.script]
+    for path, text in [("templates/lib.sh", library), *scripts]:
+        undeclared = sorted(used_settings(text) - declared - set(_ASSIGNED.findall(text)))
+        if undeclared:
+            hint = "declare it in `settings` or `target_settings` of the build side"
+            yield HookError(f"{path}: reads {', '.join(undeclared)}, which nobody declares", hint=hint)
+
+
+def used_settings(script: str) -> set[str]:
+    """Return the KDUMP_ names in a script, comments left out."""
+    lines = (line for line in script.splitlines() if not line.lstrip().startswith("#"))
+    return {name for line in lines for name in _SETTING.findall(line)}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HookError(f"{path}: {error}", hint="a capture hook is a text file") from error
+
+
+def _check_targets(host: HostFacts, runs: Sequence[HookRun]) -> Iterator[KdumpError]:
+    """Every layer that a target stands on must be provided by some hook, and every target driven by one."""
+    provided = {name for run in runs for name in run.contribution.provides}
+    for position, target in enumerate(host.targets):
+        for device in target.stack:
+            if device.name not in provided:
+                yield HostError(
+                    f"{target.name}: stands on {device.name}, a device of kind {device.kind} that no hook provides",
+                    hint="choose a target on a disk, a partition or a plain logical volume, or add a hook for it",
+                )
+        if sum(position in run.contribution.drives for run in runs) != 1:
+            yield HookError(f"{target.name}: not driven by exactly one hook", hint="see hooks/README.md")

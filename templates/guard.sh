@@ -1,0 +1,30 @@
+#!/bin/sh
+# Beside the capture: measures the memory low-water mark, and ends a capture that is past its deadline.
+. /lib/kdump/lib.sh
+
+lowest=
+deadline_cs=$((KDUMP_DEADLINE_S * 100))
+
+measure_memory() {
+    while read -r key kib _; do
+        [ "$key" = MemAvailable: ] || continue
+        if [ -z "$lowest" ] || [ "$kib" -lt "$lowest" ]; then
+            lowest=$kib
+            remember memory-low-kib "$kib"
+        fi
+        return
+    done </proc/meminfo
+}
+
+while [ "$(uptime_cs)" -lt "$deadline_cs" ]; do
+    measure_memory
+    sleep 0.2
+done
+
+log "the deadline of $KDUMP_DEADLINE_S s has passed"
+: >/run/kdump/deadline-passed
+# Everything but process 1, which then finds its hook dead and takes the failure action.
+[ "$PPID" = 1 ] && kill -9 -1
+sleep 15
+# Process 1 still waits: for a child that cannot be killed.
+[ "$KDUMP_FAILURE_ACTION" = shell ] || take_action "$KDUMP_FAILURE_ACTION"

@@ -1,0 +1,93 @@
+"""Tiny ELF files for tests: just the headers, and a dynamic segment or a .modinfo section."""
+
+import struct
+from collections.abc import Sequence
+
+EM_386, EM_PPC64, EM_S390, EM_ARM, EM_X86_64, EM_AARCH64, EM_RISCV = 3, 21, 22, 40, 62, 183, 243
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 0, 1, 5, 10, 14, 15, 29
+# Where the one segment is mapped: not where it lies in the file, so that a reader must tell the two apart.
+_ADDRESS = 0x10000
+
+
+class _Layout:
+    """Word size and byte order."""
+
+    def __init__(self, bits: int, *, big: bool) -> None:
+        self.bits = bits
+        self.order = ">" if big else "<"
+        self.word = "Q" if bits == 64 else "I"
+        self.header_bytes, self.segment_bytes, self.section_bytes = (64, 56, 64) if bits == 64 else (52, 32, 40)
+
+    def header(self, machine: int, *, phnum: int = 0, shoff: int = 0, shnum: int = 0) -> bytes:
+        ident = b"\x7fELF" + bytes([2 if self.bits == 64 else 1, 2 if self.order == ">" else 1, 1]) + bytes(9)
+        phoff = self.header_bytes if phnum else 0
+        sizes = (self.header_bytes, self.segment_bytes, phnum, self.section_bytes, shnum, max(shnum - 1, 0))
+        fields = struct.pack(f"{self.order}HHI3{self.word}I6H", 3, machine, 1, 0, phoff, shoff, 0, *sizes)
+        return ident + fields
+
+    def segment(self, kind: int, offset: int, size: int) -> bytes:
+        address = _ADDRESS + offset
+        if self.bits == 64:
+            return struct.pack(f"{self.order}2I6Q", kind, 4, offset, address, address, size, size, 8)
+        return struct.pack(f"{self.order}8I", kind, offset, address, address, size, size, 4, 4)
+
+    def section(self, name: int, kind: int, offset: int, size: int) -> bytes:
+        return struct.pack(f"{self.order}2I4{self.word}2I2{self.word}", name, kind, 0, 0, offset, size, 0, 0, 1, 0)
+
+
+def program(
+    *,
+    needed: Sequence[str] = (),
+    interpreter: str = "",
+    soname: str = "",
+    rpath: str = "",
+    runpath: str = "",
+    machine: int = EM_X86_64,
+    bits: int = 64,
+    big: bool = False,
+    is_static: bool = False,
+) -> bytes:
+    """Return a program, or a library if it has no interpreter."""
+    layout = _Layout(bits, big=big)
+    strings = bytearray(b"\0")
+    entries: list[tuple[int, int]] = []
+    texts = [(_DT_NEEDED, name) for name in needed]
+    texts += [(_DT_SONAME, soname), (_DT_RPATH, rpath), (_DT_RUNPATH, runpath)]
+    for tag, text in texts:
+        if text:
+            entries.append((tag, len(strings)))
+            strings += text.encode() + b"\0"
+    phnum = 1 if is_static else 2 + bool(interpreter)
+    start = layout.header_bytes + phnum * layout.segment_bytes
+    dynamic = start + len(interpreter) + 1
+    dynamic += -dynamic % 8
+    size = (len(entries) + 3) * 2 * bits // 8
+    entries += [(_DT_STRTAB, _ADDRESS + dynamic + size), (_DT_STRSZ, len(strings)), (_DT_NULL, 0)]
+    table = b"".join(struct.pack(f"{layout.order}2{layout.word}", *entry) for entry in entries)
+    end = dynamic + len(table) + len(strings)
+    segments = layout.segment(_PT_LOAD, 0, end)
+    if not is_static:
+        segments += layout.segment(_PT_DYNAMIC, dynamic, len(table))
+        if interpreter:
+            segments += layout.segment(_PT_INTERP, start, len(interpreter) + 1)
+    head = layout.header(machine, phnum=phnum) + segments + interpreter.encode() + b"\0"
+    return head.ljust(dynamic, b"\0") + table + bytes(strings)
+
+
+def module(*pairs: tuple[str, str], bits: int = 64, big: bool = False, name: str = ".modinfo") -> bytes:
+    """Return a kernel module with a .modinfo section."""
+    layout = _Layout(bits, big=big)
+    content = b"".join(f"{key}={value}\0".encode() for key, value in pairs)
+    names = f"\0.text\0{name}\0.shstrtab\0".encode()
+    start = layout.header_bytes
+    shoff = start + len(content) + len(names)
+    shoff += -shoff % 8
+    sections = (
+        layout.section(0, 0, 0, 0)
+        + layout.section(1, 1, start, 0)
+        + layout.section(7, 1, start, len(content))
+        + layout.section(8 + len(name), 3, start + len(content), len(names))
+    )
+    body = layout.header(EM_X86_64, shoff=shoff, shnum=4) + content + names
+    return body.ljust(shoff, b"\0") + sections

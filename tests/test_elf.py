@@ -1,0 +1,134 @@
+"""ELF facts, on tiny files of all word sizes and byte orders, whole and broken."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import elf
+from tests import elfmaker, kernels
+
+WHOLE = elfmaker.program(
+    needed=("libone.so.1", "libtwo.so"),
+    interpreter="/lib64/ld-linux-x86-64.so.2",
+    soname="libself.so",
+    rpath="/a:/b",
+    runpath="$ORIGIN/../lib::/c",
+)
+
+
+def read(data: bytes) -> elf.ElfFile:
+    return elf.read(io.BytesIO(data), "/bin/x")
+
+
+def test_everything_that_the_dynamic_linker_needs_is_read() -> None:
+    assert read(WHOLE) == elf.ElfFile(
+        machine="x86_64",
+        bits=64,
+        endianness="little",
+        interpreter="/lib64/ld-linux-x86-64.so.2",
+        needed=("libone.so.1", "libtwo.so"),
+        rpath=("/a", "/b"),
+        runpath=("$ORIGIN/../lib", "/c"),
+        soname="libself.so",
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "bits", "big", "name"),
+    [
+        (elfmaker.EM_386, 32, False, "i686"),
+        (elfmaker.EM_X86_64, 32, False, "x86_64"),
+        (elfmaker.EM_ARM, 32, False, "armv7l"),
+        (elfmaker.EM_AARCH64, 64, False, "aarch64"),
+        (elfmaker.EM_PPC64, 64, False, "ppc64le"),
+        (elfmaker.EM_PPC64, 64, True, "ppc64"),
+        (elfmaker.EM_S390, 64, True, "s390x"),
+        (elfmaker.EM_S390, 32, True, "s390"),
+        (elfmaker.EM_RISCV, 64, False, "riscv64"),
+        (elfmaker.EM_RISCV, 32, False, "riscv32"),
+        (8, 32, True, "mips"),
+        (0xFEED, 64, False, "65261"),
+    ],
+)
+def test_machines_are_named_as_uname_does(machine: int, bits: int, big: bool, name: str) -> None:  # noqa: FBT001
+    file = read(elfmaker.program(needed=["libc.so.6"], machine=machine, bits=bits, big=big))
+    assert (file.machine, file.bits, file.endianness) == (name, bits, "big" if big else "little")
+    assert file.needed == ("libc.so.6",)
+
+
+def test_a_static_program_needs_nothing() -> None:
+    file = read(elfmaker.program(is_static=True))
+    assert (file.interpreter, file.needed, file.soname) == ("", (), "")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "truncated ELF file"),
+        (b"#!/bin/sh\nexit 0\n", "not an ELF file"),
+        (b"\x7fELF\x03" + WHOLE[5:], "an ELF file of unknown class or byte order"),
+        (b"\x7fELF\x02\x00" + WHOLE[6:], "an ELF file of unknown class or byte order"),
+        (WHOLE[:60], "truncated ELF file"),
+        (WHOLE[:100], "truncated ELF file"),
+        (WHOLE[:-1], "truncated ELF file"),
+        (WHOLE[:54] + b"\x20\0" + WHOLE[56:], "program headers of 32 bytes"),
+    ],
+)
+def test_a_broken_file_is_named_with_what_is_wrong(data: bytes, message: str) -> None:
+    with pytest.raises(HostError, match=f"^/bin/x: {message}$"):
+        read(data)
+
+
+@given(st.binary(max_size=300), st.integers(0, len(WHOLE)), st.booleans())
+def test_any_bytes_are_read_or_refused(noise: bytes, position: int, keep_rest: bool) -> None:  # noqa: FBT001
+    data = WHOLE[:position] + noise + (WHOLE[position + len(noise) :] if keep_rest else b"")
+    try:
+        read(data)
+        elf.modinfo(data, "x")
+    except HostError as error:
+        assert str(error).startswith(("/bin/x: ", "x: "))  # noqa: PT017 - either outcome is right
+
+
+def test_a_string_outside_the_table_is_refused() -> None:
+    data = WHOLE.replace(b"libone.so.1\0", b"").replace(b"libself.so\0", b"")
+    with pytest.raises(HostError, match=r"^/bin/x: "):
+        read(data)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("big", [False, True])
+def test_modinfo(bits: int, big: bool) -> None:  # noqa: FBT001
+    pairs = (("firmware", "a/b.bin"), ("firmware", "c=d"), ("license", ""))
+    assert elf.modinfo(elfmaker.module(*pairs, bits=bits, big=big), "x.ko") == pairs
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not an ELF file"),
+        (elfmaker.module()[:20], "truncated ELF file"),
+        (elfmaker.module(("a", "b"))[:-1], "truncated ELF file"),
+        (elfmaker.module(name=".modxxxx"), r"no section \.modinfo"),
+        (elfmaker.program(is_static=True), "an ELF file without section names"),
+    ],
+)
+def test_a_broken_module_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(HostError, match=f"^x.ko: {message}$"):
+        elf.modinfo(data, "x.ko")
+
+
+def test_modinfo_of_real_modules_as_modinfo_shows_it() -> None:
+    release, root = next(iter(kernels.roots().items()))
+    paths = sorted(Path(root, "lib/modules", release, "kernel/drivers").rglob("*.ko"))[::40]
+    assert paths
+    for path in paths:
+        shown = subprocess.run(["modinfo", "-0", path], check=True, capture_output=True, text=True, timeout=60).stdout
+        expected = {line for line in shown.split("\0") if line.startswith(("firmware:", "alias:", "vermagic:"))}
+        ours = {f"{key + ':':16}{value}" for key, value in elf.modinfo(path.read_bytes(), str(path))}
+        assert expected
+        assert expected <= ours

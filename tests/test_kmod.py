@@ -1,0 +1,306 @@
+"""Module resolution: on small trees written by hand, and against modprobe for every module of real kernels."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from kdump_initramfs.errors import HostError, SeveralProblemsError
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import kmod
+from tests import elfmaker, kernels
+
+RELEASE = "6.9.0-test"
+DIR = f"/lib/modules/{RELEASE}"
+
+DEP = """\
+kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko
+kernel/fs/jbd2/jbd2.ko:
+kernel/lib/crc16.ko:
+kernel/crypto/crc32c_generic.ko:
+kernel/arch/x86/crypto/crc32c-intel.ko.xz:
+kernel/drivers/md/dm-mod.ko.zst: kernel/drivers/dax/dax.ko
+kernel/drivers/dax/dax.ko:
+kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio.ko
+kernel/drivers/virtio/virtio.ko:
+kernel/drivers/a.ko:
+kernel/drivers/b.ko:
+/opt/vendor/card.ko: kernel/drivers/a.ko
+"""
+ALIAS = """\
+# Aliases extracted from modules themselves.
+alias crypto-crc32c crc32c_intel
+alias crc32c crc32c_intel
+alias crypto-crc32c crc32c_generic
+alias crc32c crc32c_generic
+alias fs-ext4 ext4
+alias virtio:d00000002v* virtio_blk
+alias usb:v152Dp0567d011[4-7]dc*dsc*dp*ic*isc*ip*in* a
+alias usb:v152Dp0567d0??9dc* b
+alias pci:v*d*sv*sd*bc01sc06i01* b
+alias *:wild* dax
+"""
+SOFTDEP = """\
+# Soft dependencies extracted from modules themselves.
+softdep jbd2 pre: crypto-crc32c
+softdep dax post: b nothing-like-it
+softdep virtio ignored pre: hmac
+softdep a pre: b
+softdep b pre: a
+"""
+BUILTIN = "kernel/crypto/hmac.ko\nkernel/drivers/virtio/virtio-pci.ko\n"
+BUILTIN_MODINFO = "hmac.alias=crypto-hmac\0hmac.license=GPL\0virtio_pci.alias=pci:v00001AF4d*sv*sd*bc*sc*i*\0"
+
+
+def write(root: Path, files: Mapping[str, str | bytes]) -> Root:
+    for path, content in files.items():
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+    return Root(str(root))
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> kmod.Modules:
+    texts = {"dep": DEP, "alias": ALIAS, "softdep": SOFTDEP, "builtin": BUILTIN, "builtin.modinfo": BUILTIN_MODINFO}
+    root = write(tmp_path, {f"{DIR}/modules.{name}": text for name, text in texts.items()})
+    return kmod.Modules(root, DIR)
+
+
+def names(resolved: tuple[kmod.Module, ...]) -> list[str]:
+    return [module.name for module in resolved]
+
+
+# --- order -------------------------------------------------------------------------------------------------------
+
+
+def test_dependencies_and_soft_dependencies_come_first(modules: kmod.Modules) -> None:
+    assert modules.resolve(["ext4"]) == (
+        kmod.Module(
+            name="crc32c_intel",
+            path=f"{DIR}/kernel/arch/x86/crypto/crc32c-intel.ko.xz",
+            reason="soft dependency of jbd2",
+        ),
+        kmod.Module(
+            name="crc32c_generic",
+            path=f"{DIR}/kernel/crypto/crc32c_generic.ko",
+            reason="soft dependency of jbd2",
+        ),
+        kmod.Module(name="jbd2", path=f"{DIR}/kernel/fs/jbd2/jbd2.ko", reason="needed by ext4"),
+        kmod.Module(name="crc16", path=f"{DIR}/kernel/lib/crc16.ko", reason="needed by ext4"),
+        kmod.Module(name="ext4", path=f"{DIR}/kernel/fs/ext4/ext4.ko", reason="asked for"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["dm_mod"], ["dax", "a", "b", "dm_mod"]),
+        (["dm-mod", "dm_mod"], ["dax", "a", "b", "dm_mod"]),
+        (["a"], ["b", "a"]),
+        (["b"], ["a", "b"]),
+        (["crc32c"], ["crc32c_intel", "crc32c_generic"]),
+        (["virtio_blk"], ["virtio", "virtio_blk"]),
+        (["hmac", "virtio-pci", "crypto_hmac"], []),
+        (["card"], ["a", "b", "card"]),
+        ([], []),
+    ],
+)
+def test_names_and_aliases(modules: kmod.Modules, asked: list[str], expected: list[str]) -> None:
+    assert names(modules.resolve(asked)) == expected
+
+
+def test_a_module_outside_the_tree_keeps_its_path(modules: kmod.Modules) -> None:
+    assert modules.resolve(["card"])[-1].path == "/opt/vendor/card.ko"
+
+
+def test_an_alias_is_named_in_the_reason(modules: kmod.Modules) -> None:
+    assert modules.resolve(["fs-ext4"])[-1].reason == "asked for as fs-ext4"
+
+
+def test_omitted_modules_are_left_out_with_what_only_they_need(modules: kmod.Modules) -> None:
+    assert names(modules.resolve(["ext4", "dm_mod"], omit=["jbd2", "dm-mod"])) == ["crc16", "ext4"]
+
+
+def test_all_unknown_names_are_reported_together(modules: kmod.Modules) -> None:
+    with pytest.raises(SeveralProblemsError) as raised:
+        modules.resolve(["ext4", "reiser5", "dm-nothing"])
+    assert [str(error) for error in raised.value.errors] == [
+        f"{DIR}: this kernel has no module reiser5, loadable or built in",
+        f"{DIR}: this kernel has no module dm-nothing, loadable or built in",
+    ]
+    assert all(error.hint for error in raised.value.errors)
+
+
+def test_a_kernel_without_modules_dep_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=rf"^{DIR}/modules\.dep: no such file$") as raised:
+        kmod.Modules(Root(str(tmp_path)), DIR).resolve(["ext4"])
+    assert raised.value.hint is not None
+    assert RELEASE in raised.value.hint
+
+
+# --- devices -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("modalias", "expected"),
+    [
+        ("virtio:d00000002v00001AF4", ["virtio", "virtio_blk"]),
+        ("virtio:d00000003v00001AF4", []),
+        ("usb:v152Dp0567d0115dc00dsc00dp00ic08isc06ip62in00", ["b", "a"]),
+        ("usb:v152Dp0567d0118dc00dsc00dp00ic08isc06ip62in00", []),
+        ("usb:v152Dp0567d0119dc00", ["a", "b"]),
+        ("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", ["a", "b"]),
+        ("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i02", []),
+        ("pci:bc01sc06i01", []),
+        ("x:wilderness", ["dax", "a", "b"]),
+        ("", []),
+    ],
+)
+def test_modaliases(modules: kmod.Modules, modalias: str, expected: list[str]) -> None:
+    assert sorted(names(modules.resolve([], [modalias]))) == sorted(expected)
+
+
+def test_a_driver_of_a_device_says_so(modules: kmod.Modules) -> None:
+    resolved = modules.resolve([], ["virtio:d00000002v00001AF4"])
+    assert resolved[-1].reason == "answers to virtio:d00000002v00001AF4"
+
+
+def test_built_in_aliases(modules: kmod.Modules) -> None:
+    assert modules.is_builtin("pci:v00001AF4d00001001sv00001AF4sd00000002bc01sc00i00")
+    assert not modules.is_builtin("pci:v00008086d00001001sv00001AF4sd00000002bc01sc00i00")
+
+
+# --- parsers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("dm-mod", "dm_mod"), ("usb:d[0-2]-x", "usb:d[0-2]_x"), ("a-[b", "a_[b"), ("", "")],
+)
+def test_normal_names(name: str, expected: str) -> None:
+    assert kmod.normal(name) == expected
+
+
+def test_only_the_first_softdep_line_of_a_module_counts() -> None:
+    parsed = kmod.parse_softdep("softdep x pre: a b post: c\nsoftdep x pre: d\n\n# comment\noptions x y\nsoftdep\n")
+    assert parsed == {"x": kmod.SoftDependencies(pre=("a", "b"), post=("c",))}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "alias", "alias \n", "alias x\n"])
+def test_broken_aliases_are_passed_over(text: str) -> None:
+    assert kmod.parse_aliases(text).find("x") == []
+
+
+# --- firmware ----------------------------------------------------------------------------------------------------
+
+
+def firmware_root(tmp_path: Path, *wanted: str) -> kmod.Modules:
+    module = elfmaker.module(*(("firmware", name) for name in wanted), ("license", "GPL"))
+    root = write(tmp_path, {f"{DIR}/modules.dep": "kernel/card.ko:\n", f"{DIR}/kernel/card.ko": module})
+    return kmod.Modules(root, DIR)
+
+
+def firmware(modules: kmod.Modules) -> tuple[list[str], tuple[str, ...]]:
+    found, missing = modules.firmware(modules.resolve(["card"]))
+    return [each.path for each in found], missing
+
+
+def test_firmware_is_found_where_the_kernel_looks_first(tmp_path: Path) -> None:
+    modules = firmware_root(tmp_path, "v/one.bin", "v/two.bin", "three.bin", "four.bin")
+    updates = "/lib/firmware/updates"
+    places = (
+        "/lib/firmware/v/one.bin",
+        f"{updates}/v/one.bin",
+        f"{updates}/{RELEASE}/v/one.bin",
+        f"/lib/firmware/{RELEASE}/v/two.bin",
+        "/lib/firmware/v/two.bin",
+        f"{updates}/three.bin.xz",
+        f"/lib/firmware/{RELEASE}/three.bin",
+        "/lib/firmware/four.bin.zst",
+    )
+    write(tmp_path, dict.fromkeys(places, b""))
+    assert firmware(modules) == (
+        [
+            f"{updates}/{RELEASE}/v/one.bin",
+            f"/lib/firmware/{RELEASE}/v/two.bin",
+            f"{updates}/three.bin.xz",
+            "/lib/firmware/four.bin.zst",
+        ],
+        (),
+    )
+
+
+def test_missing_firmware_is_a_warning(tmp_path: Path) -> None:
+    assert firmware(firmware_root(tmp_path, "none.bin")) == ([], ("card: firmware none.bin is not installed",))
+
+
+def test_firmware_may_be_a_pattern(tmp_path: Path) -> None:
+    modules = firmware_root(tmp_path, "brcm/*-sdio.bin")
+    write(
+        tmp_path,
+        dict.fromkeys((f"/lib/firmware/brcm/{name}" for name in ("a-sdio.bin.xz", "b-sdio.bin", "c.bin")), b""),
+    )
+    assert firmware(modules) == (["/lib/firmware/brcm/a-sdio.bin.xz", "/lib/firmware/brcm/b-sdio.bin"], ())
+
+
+def test_a_listed_module_that_is_gone_is_named(tmp_path: Path) -> None:
+    modules = firmware_root(tmp_path)
+    os.unlink(tmp_path / DIR.lstrip("/") / "kernel/card.ko")
+    with pytest.raises(HostError, match=rf"^{DIR}/kernel/card\.ko: no such file$"):
+        firmware(modules)
+
+
+# --- against modprobe --------------------------------------------------------------------------------------------
+
+
+def modprobe(root: str, release: str, asked: list[str]) -> dict[str, list[str]]:
+    """Return what modprobe would load for each name, in order; a built-in module's line ends the list of each."""
+    mark = next(iter(sorted(kmod.parse_builtin(Path(f"{root}/lib/modules/{release}/modules.builtin").read_text()))))
+    interleaved = [word for name in asked for word in (name, mark)]
+    command = ["modprobe", "-C", "/dev/null", "-d", root, "-S", release, "-a", "-n", "--show-depends", *interleaved]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert not result.stderr[:1000]
+    output = result.stdout
+    found: dict[str, list[str]] = {}
+    remaining = iter(asked)
+    loaded: list[str] = []
+    for line in output.splitlines():
+        kind, what = line.split(maxsplit=1)
+        if kind == "insmod":
+            loaded.append(kmod.module_name(what))
+        elif what == mark:
+            found[next(remaining)] = list(dict.fromkeys(loaded))
+            loaded = []
+    assert next(remaining, None) is None
+    return found
+
+
+@pytest.mark.skipif(shutil.which("modprobe") is None, reason="modprobe is not installed")
+def test_every_module_of_real_kernels_as_modprobe_loads_it() -> None:
+    for release, root in kernels.roots().items():
+        modules = kmod.Modules(Root(root), f"/lib/modules/{release}")
+        asked = sorted(modules.files)
+        expected = modprobe(root, release, asked)
+        ours = {name: names(modules.resolve([name])) for name in asked}
+        assert len(ours) > 500
+        assert ours == expected
+
+
+@pytest.mark.skipif(shutil.which("modprobe") is None, reason="modprobe is not installed")
+def test_aliases_of_real_kernels_as_modprobe_resolves_them() -> None:
+    for release, root in kernels.roots().items():
+        modules = kmod.Modules(Root(root), f"/lib/modules/{release}")
+        lines = Path(f"{root}/lib/modules/{release}/modules.alias").read_text().splitlines()[1::97]
+        asked = sorted({alias_example(line.split()[1]) for line in lines})
+        expected = modprobe(root, release, asked)
+        assert {alias: names(modules.resolve([alias])) for alias in asked} == expected
+
+
+def alias_example(pattern: str) -> str:
+    """Return a name that a pattern matches."""
+    return re.sub(r"\[(.)[^]]*]", r"\1", re.sub(r"[*?]", "0", pattern))

@@ -1,0 +1,114 @@
+"""Runs a script in a Debian 12 guest over as many boots as it takes; tests/vm/debian-root makes the guest's disk.
+
+The script gets BOOT (1, 2, ...) and REPORT, a directory whose files come back here when it ends. It and the files
+beside it go in, and the report comes out, as bare tar archives on disks of their own: that needs no more of a guest
+than a block driver, and works whatever has become of its file systems.
+"""
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from kdump_initramfs.rehearsal.qemu import MACHINES, Disk, Guest, run
+
+MACHINE = "x86_64"
+DATA_DISK_BYTES = 1 << 30
+_REPORT_DISK_BYTES = 64 << 20
+_TAIL_LINES = 60
+
+
+class LostGuestError(Exception):
+    """The guest brought no report: no verdict of the script, but a broken guest or a crash that it did not survive."""
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    # Exit status of the script, in the boot in which it ended.
+    status: int
+    # What it left in $REPORT, by name.
+    files: Mapping[str, bytes]
+    # All that the guest said, over all boots.
+    console: str
+    wall_s: float
+
+
+def releases() -> list[str]:
+    """Return the kernels of the guest; none if tests/run has not made one."""
+    boot = os.environ.get("KDUMP_TEST_DEBIAN")
+    return (
+        sorted(name.removeprefix("vmlinuz-") for name in os.listdir(f"{boot}/boot") if "vmlinuz-" in name)
+        if boot
+        else []
+    )
+
+
+def run_script(
+    release: str,
+    script: Path,
+    directory: Path,
+    *,
+    files: Mapping[str, str] | None = None,
+    append: str = "",
+    memory_mib: int = 1024,
+    timeout_s: float = 600,
+) -> Report:
+    """Boot that kernel, with a blank disk named `virtio-data` in /dev/disk/by-id, until the script ends."""
+    root = os.environ["KDUMP_TEST_DEBIAN"]
+    payload, report, data, console = (directory / name for name in ("payload", "report", "data", "console"))
+    _write_payload(payload, {"script": script.read_text(), **(files or {})})
+    _make_blank(report, _REPORT_DISK_BYTES)
+    _make_blank(data, DATA_DISK_BYTES)
+    guest = Guest(
+        machine=MACHINE,
+        kernel=f"{root}/boot/vmlinuz-{release}",
+        initrd=f"{root}/boot/initrd.img-{release}",
+        append=_command_line(append),
+        memory_mib=memory_mib,
+        reboot=True,
+        disks=(
+            Disk(path=f"{root}/root.img", serial="root", snapshot=True),
+            Disk(path=str(payload), serial="payload", readonly=True),
+            Disk(path=str(report), serial="report"),
+            Disk(path=str(data), serial="data"),
+        ),
+    )
+    outcome = run(guest, timeout_s=timeout_s, console_log=str(console))
+    said = console.read_text(errors="replace")
+    came_back = _read_report(report)
+    if "status" not in came_back:
+        tail = "\n".join(_plain(said).splitlines()[-_TAIL_LINES:])
+        raise LostGuestError(f"no report, guest {outcome.ended} after {outcome.wall_s:.0f} s; it said last:\n{tail}")
+    return Report(status=int(came_back.pop("status")), files=came_back, console=said, wall_s=outcome.wall_s)
+
+
+def _command_line(append: str) -> str:
+    # systemd's running lights make half of the console.
+    return f"root=/dev/disk/by-id/virtio-root rw console={MACHINES[MACHINE].console} systemd.show_status=no {append}"
+
+
+def _write_payload(path: Path, files: Mapping[str, str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
+
+
+def _make_blank(path: Path, size: int) -> None:
+    with path.open("wb") as disk:
+        disk.truncate(size)
+
+
+def _read_report(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        members = [(member.name.removeprefix("./"), archive.extractfile(member)) for member in archive]
+        return {name: file.read() for name, file in members if file}
+
+
+def _plain(text: str) -> str:
+    """Return the text without the terminal's control sequences (ECMA-48)."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
