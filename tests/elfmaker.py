@@ -2,28 +2,44 @@
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
-EM_386, EM_PPC64, EM_S390, EM_ARM, EM_X86_64, EM_AARCH64, EM_RISCV = 3, 21, 22, 40, 62, 183, 243
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 0, 1, 5, 10, 14, 15, 29
 # Where the one segment is mapped: not where it lies in the file, so that a reader must tell the two apart.
 _ADDRESS = 0x10000
 
 
+class Machine(NamedTuple):
+    """What files are made for."""
+
+    # e_machine, EM_ in elf.h.
+    number: int
+    bits: int
+    big: bool = False
+
+
+I386 = Machine(3, 32)
+S390X = Machine(22, 64, big=True)
+X86_64 = Machine(62, 64)
+AARCH64 = Machine(183, 64)
+
+
 class _Layout:
-    """Word size and byte order."""
+    """The headers for one machine."""
 
-    def __init__(self, bits: int, *, big: bool) -> None:
-        self.bits = bits
-        self.order = ">" if big else "<"
-        self.word = "Q" if bits == 64 else "I"
-        self.header_bytes, self.segment_bytes, self.section_bytes = (64, 56, 64) if bits == 64 else (52, 32, 40)
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.bits = machine.bits
+        self.order = ">" if machine.big else "<"
+        self.word = "Q" if self.bits == 64 else "I"
+        self.header_bytes, self.segment_bytes, self.section_bytes = (64, 56, 64) if self.bits == 64 else (52, 32, 40)
 
-    def header(self, machine: int, *, phnum: int = 0, shoff: int = 0, shnum: int = 0) -> bytes:
+    def header(self, *, phnum: int = 0, shoff: int = 0, shnum: int = 0) -> bytes:
         ident = b"\x7fELF" + bytes([2 if self.bits == 64 else 1, 2 if self.order == ">" else 1, 1]) + bytes(9)
         phoff = self.header_bytes if phnum else 0
         sizes = (self.header_bytes, self.segment_bytes, phnum, self.section_bytes, shnum, max(shnum - 1, 0))
-        fields = struct.pack(f"{self.order}HHI3{self.word}I6H", 3, machine, 1, 0, phoff, shoff, 0, *sizes)
+        fields = struct.pack(f"{self.order}HHI3{self.word}I6H", 3, self.machine.number, 1, 0, phoff, shoff, 0, *sizes)
         return ident + fields
 
     def segment(self, kind: int, offset: int, size: int) -> bytes:
@@ -43,13 +59,11 @@ def program(
     soname: str = "",
     rpath: str = "",
     runpath: str = "",
-    machine: int = EM_X86_64,
-    bits: int = 64,
-    big: bool = False,
+    machine: Machine = X86_64,
     is_static: bool = False,
 ) -> bytes:
     """Return a program, or a library if it has no interpreter."""
-    layout = _Layout(bits, big=big)
+    layout = _Layout(machine)
     strings = bytearray(b"\0")
     entries: list[tuple[int, int]] = []
     texts = [(_DT_NEEDED, name) for name in needed]
@@ -62,7 +76,7 @@ def program(
     start = layout.header_bytes + phnum * layout.segment_bytes
     dynamic = start + len(interpreter) + 1
     dynamic += -dynamic % 8
-    size = (len(entries) + 3) * 2 * bits // 8
+    size = (len(entries) + 3) * 2 * machine.bits // 8
     entries += [(_DT_STRTAB, _ADDRESS + dynamic + size), (_DT_STRSZ, len(strings)), (_DT_NULL, 0)]
     table = b"".join(struct.pack(f"{layout.order}2{layout.word}", *entry) for entry in entries)
     end = dynamic + len(table) + len(strings)
@@ -71,13 +85,13 @@ def program(
         segments += layout.segment(_PT_DYNAMIC, dynamic, len(table))
         if interpreter:
             segments += layout.segment(_PT_INTERP, start, len(interpreter) + 1)
-    head = layout.header(machine, phnum=phnum) + segments + interpreter.encode() + b"\0"
+    head = layout.header(phnum=phnum) + segments + interpreter.encode() + b"\0"
     return head.ljust(dynamic, b"\0") + table + bytes(strings)
 
 
-def module(*pairs: tuple[str, str], bits: int = 64, big: bool = False, name: str = ".modinfo") -> bytes:
+def module(*pairs: tuple[str, str], machine: Machine = X86_64, name: str = ".modinfo") -> bytes:
     """Return a kernel module with a .modinfo section."""
-    layout = _Layout(bits, big=big)
+    layout = _Layout(machine)
     content = b"".join(f"{key}={value}\0".encode() for key, value in pairs)
     names = f"\0.text\0{name}\0.shstrtab\0".encode()
     start = layout.header_bytes
@@ -89,5 +103,5 @@ def module(*pairs: tuple[str, str], bits: int = 64, big: bool = False, name: str
         + layout.section(7, 1, start, len(content))
         + layout.section(8 + len(name), 3, start + len(content), len(names))
     )
-    body = layout.header(EM_X86_64, shoff=shoff, shnum=4) + content + names
+    body = layout.header(shoff=shoff, shnum=4) + content + names
     return body.ljust(shoff, b"\0") + sections

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from kdump_initramfs.dumps import store
 from kdump_initramfs.dumps.store import Dump, DumpRecord
 
+_KIB = 1 << 10
 _MIB = 1 << 20
 
 
@@ -30,7 +31,11 @@ def _record(record: DumpRecord) -> Iterator[str]:
     yield f"target     {record.target.name} ({record.target.kind})"
     yield f"collector  {record.collector.name or 'none succeeded'} {record.collector.arguments}".rstrip()
     for name, file in sorted(record.files.items()):
-        yield f"file       {name}: {file.bytes / _MIB:.1f} MiB, sha256 {file.sha256}"
+        yield f"file       {name}: {_size(file.bytes)}, sha256 {file.sha256}"
     yield f"duration   {sum(step.seconds for step in record.steps):.1f} s in {len(record.steps)} steps"
     yield f"memory     {record.memory_low_kib // 1024} MiB available at the lowest"
     yield from (f"warning    {warning}" for warning in record.warnings)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:.1f} MiB" if size_bytes >= _MIB else f"{size_bytes / _KIB:.1f} KiB"

@@ -6,7 +6,7 @@ no CRC64). The compressors are imported where one is needed: zstandard alone tak
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from kdump_initramfs.errors import ImageError
 
@@ -34,6 +34,12 @@ _FEED_BYTES = 4096
 _XZ_MEMORY_BYTES = 128 << 20
 
 
+class Sink(Protocol):
+    """The file below a writer: nothing but its `write` is used."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
 class Writer(Protocol):
     """Takes the plain bytes; `close` completes the compressed stream and leaves the file below open."""
 
@@ -51,8 +57,9 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def open_writer(kind: str, raw: BinaryIO) -> Writer:
-    """Return a writer that compresses into `raw`; the same input gives the same bytes."""
+def open_writer(kind: str, sink: Sink) -> Writer:
+    """Return a writer that compresses into `sink`; the same input gives the same bytes."""
+    raw = cast("BinaryIO", sink)
     match kind:
         case "zstd":
             return _zstd_writer(raw)

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import takewhile
 from typing import BinaryIO
 
 from msgspec import Struct
@@ -22,8 +23,9 @@ from kdump_initramfs.host.root import Root
 _SHEBANG_BYTES = 256
 # Where env(1) looks, as the capture environment sets PATH.
 _PROGRAM_DIRS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
-# glibc's compiled-in list (elf/dl-load.c: system_dirs): NUL-terminated strings, one after the other.
-_find_system_dirs = re.compile(rb"(?:/[!-~]*lib[!-~]*/\0)+").search
+# One entry of glibc's compiled-in list (elf/dl-load.c: system_dirs), and more than the length of all of it.
+_find_system_dir = re.compile(rb"/lib\w*/\0").search
+_SYSTEM_DIRS_BYTES = 4096
 # musl, ldso/dynlink.c: the list that holds without /etc/ld-musl-ARCH.path, and the names that libc itself answers to.
 _MUSL_DIRS = ("/lib", "/usr/local/lib", "/usr/lib")
 _is_musl_libc = re.compile(r"lib(?:c|pthread|rt|m|dl|util|xnet)\.").match
@@ -49,6 +51,8 @@ class _Linker(Struct, frozen=True, kw_only=True):
     configured: tuple[str, ...]
     # Compiled in.
     default: tuple[str, ...]
+    # The value of $LIB: lib, lib64 or lib/TRIPLET.
+    lib: str = "lib"
     is_musl: bool = False
 
     @property
@@ -56,11 +60,6 @@ class _Linker(Struct, frozen=True, kw_only=True):
         if self.is_musl:
             return self.configured or self.default
         return self.configured + self.default
-
-    @property
-    def lib(self) -> str:
-        """The value of $LIB: lib, lib64 or lib/TRIPLET."""
-        return self.default[0].removeprefix("/usr").strip("/") if self.default else "lib"
 
 
 class _Object(Struct, frozen=True, kw_only=True):
@@ -262,8 +261,10 @@ class _Walk:
             return _Linker(path=interpreter, configured=configured, default=_MUSL_DIRS, is_musl=True)
         if self._configured is None:
             self._configured = tuple(self._unique(_configured_dirs(self.root)))
-        default = _compiled_in(self.root.read_bytes(interpreter) or b"") or tuple(_usual_dirs(self.root))
-        return _Linker(path=interpreter, configured=self._configured, default=tuple(self._unique(default)))
+        compiled_in = _compiled_in(self.root, interpreter)
+        default = tuple(self._unique(compiled_in or _usual_dirs(self.root)))
+        lib = compiled_in[0].removeprefix("/usr").strip("/") if compiled_in else "lib"
+        return _Linker(path=interpreter, configured=self._configured, default=default, lib=lib)
 
     def _unique(self, directories: Iterable[str]) -> Iterator[str]:
         """Yield the directories that exist, each once, however it is spelt (/lib may be a link to /usr/lib)."""
@@ -320,10 +321,23 @@ def _expand(path: str, each: _Object, linker: _Linker) -> str:
     return _find_tokens.sub(lambda match: values[match[1] or match[2]], path)
 
 
-def _compiled_in(linker: bytes) -> tuple[str, ...]:
-    """Return the directories that glibc's dynamic linker searches by itself, as its distribution compiled them in."""
-    match = _find_system_dirs(linker)
-    return tuple(path.rstrip("/") for path in match[0].decode("ascii").split("\0") if path) if match else ()
+def _compiled_in(root: Root, interpreter: str) -> tuple[str, ...]:
+    """Return the directories that glibc's dynamic linker searches by itself, as its distribution compiled them in.
+
+    They are NUL-terminated strings that end in a slash, one after the other.
+    """
+    data = (root.read_bytes(interpreter) or b"") if interpreter else b""
+    match = _find_system_dir(data)
+    if match is None:
+        return ()
+    before = data[max(0, match.start() - _SYSTEM_DIRS_BYTES) : match.end() - 1].split(b"\0")
+    after = data[match.end() : match.end() + _SYSTEM_DIRS_BYTES].split(b"\0")
+    found = [*reversed(list(takewhile(_is_directory, reversed(before)))), *takewhile(_is_directory, after)]
+    return tuple(each.decode("utf-8", "surrogateescape").rstrip("/") for each in found)
+
+
+def _is_directory(string: bytes) -> bool:
+    return len(string) > 1 and string.startswith(b"/") and string.endswith(b"/")
 
 
 def _usual_dirs(root: Root) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from debian import Report, releases, run_script
+from tests.vm.debian import Report, releases, run_script
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
