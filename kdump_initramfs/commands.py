@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -153,6 +154,9 @@ def status(args: argparse.Namespace) -> int:
             print(f"with {found.loaded.image} for kernel {found.loaded.kernel_release}")
         for reason in found.stale:
             print(f"stale: {reason}")
+        if found.proof is not None:
+            verdict = "passed" if found.proof.passed else "FAILED"
+            print(f"last rehearsal: {verdict}, {datetime.fromtimestamp(found.proof.at, UTC):%Y-%m-%d %H:%M} UTC")
     return found.exit_code
 
 

@@ -59,6 +59,11 @@ class Root:
         """Return where `path` of the root lies on the machine that runs us."""
         return self._join(path if self.directory == "/" else self.resolve(path))
 
+    def inside(self, host: str) -> str:
+        """Return the path in the root of what lies at `host` on the machine that runs us; itself where it is outside."""
+        below = host.removeprefix(self.directory)
+        return below if self.directory != "/" and below.startswith("/") else host
+
     def exists(self, path: str) -> bool:
         return os.path.exists(self.host(path))
 

@@ -95,7 +95,7 @@ def _write_archive(plan: Plan, root: Root, stream: BinaryIO, name: str) -> Image
     hashing = _HashingFile(stream)
     compressor = compression.open_writer(plan.compression, cast("BinaryIO", hashing))
     archive = cpio.Writer(compressor.write)
-    inputs = [found for entry in plan.entries if (found := _add(archive, entry)) is not None]
+    inputs = [found for entry in plan.entries if (found := _add(archive, root, entry)) is not None]
     manifest = Manifest(
         tool=f"kdump-initramfs {__version__}",
         kernel=plan.kernel,
@@ -119,7 +119,7 @@ def _write_archive(plan: Plan, root: Root, stream: BinaryIO, name: str) -> Image
     )
 
 
-def _add(archive: cpio.Writer, entry: Entry) -> Input | None:
+def _add(archive: cpio.Writer, root: Root, entry: Entry) -> Input | None:
     """Add one entry; for one that is a file of the host, return which file with which content."""
     name = entry.path.lstrip("/")
     match entry:
@@ -137,7 +137,7 @@ def _add(archive: cpio.Writer, entry: Entry) -> Input | None:
             packed = isinstance(entry, Module)
             data = compression.unpack(content, limit_bytes=_MAX_MODULE_BYTES) if packed else content
             archive.add(name, stat.S_IFREG | entry.mode, data)
-            return Input(path=entry.source, sha256=hashlib.sha256(content).hexdigest())
+            return Input(path=root.inside(entry.source), sha256=hashlib.sha256(content).hexdigest())
         case _:
             assert_never(entry)
     return None

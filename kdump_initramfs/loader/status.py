@@ -8,7 +8,7 @@ from kdump_initramfs.errors import ImageError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
-from kdump_initramfs.loader import state
+from kdump_initramfs.loader import proof, state
 from kdump_initramfs.model import Input
 
 # The second place is that of Linux 6.19 and later.
@@ -24,6 +24,8 @@ class Status(Struct, frozen=True, kw_only=True):
     loaded: state.Loaded | None
     # Why what is loaded is not what would be built now.
     stale: tuple[str, ...] = ()
+    # The last rehearsal of what is loaded.
+    proof: proof.Proof | None = None
 
     @property
     def exit_code(self) -> int:
@@ -41,6 +43,7 @@ def read(root: Root) -> Status:
         reserved_bytes=probe.reserved_bytes(root),
         loaded=loaded,
         stale=_stale(root, loaded) if armed else (),
+        proof=proof.read(loaded.image, loaded.image_sha256) if loaded else None,
     )
 
 

@@ -17,7 +17,7 @@ from kdump_initramfs.dumps import store
 from kdump_initramfs.errors import RehearsalError
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader import kexec
+from kdump_initramfs.loader import kexec, proof
 from kdump_initramfs.rehearsal import qemu, storage, verify, victim
 from kdump_initramfs.rehearsal.verify import Check, Expected
 
@@ -133,8 +133,9 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
             kernel_release=command.record.manifest.kernel.release,
             manifest_digest=command.record.digest,
         )
-        checks = verify.verify(saved, expected)
-        return _result(command, options, accel, phases, checks, saved)
+        result = _result(command, options, accel, phases, verify.verify(saved, expected), saved)
+    proof.write(image, command.record.image_sha256, passed=result.passed, crashkernel=options.crashkernel)
+    return result
 
 
 def _machine(root: Root) -> qemu.Machine:

@@ -1,0 +1,51 @@
+"""Fixtures: roots of machines that exist as files only."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from kdump_initramfs.host.root import Root
+from tests import trees
+
+Content = str | bytes | Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew from what the code does now")
+
+
+@pytest.fixture
+def sysroot(tmp_path: Path) -> Callable[[Mapping[str, Content]], Root]:
+    """Return a function that writes path -> text, bytes or link (a Path) below a new root; "PATH/" is a directory."""
+
+    def make(files: Mapping[str, Content]) -> Root:
+        base = tmp_path / "root"
+        base.mkdir(exist_ok=True)
+        for path, content in files.items():
+            _write(base / path.lstrip("/"), content, is_directory=path.endswith("/"))
+        return Root(str(base))
+
+    return make
+
+
+def _write(place: Path, content: Content, *, is_directory: bool) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_directory:
+        place.mkdir(exist_ok=True)
+    elif isinstance(content, Path):
+        place.symlink_to(content)
+    else:
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.fixture
+def host_root(tmp_path: Path) -> Callable[[str], Root]:
+    """Return a function that unpacks the fake machine of a name and returns its root."""
+
+    def make(name: str) -> Root:
+        base = tmp_path / name
+        trees.unpack(name, base)
+        return Root(str(base))
+
+    return make
