@@ -22,6 +22,7 @@ class Machine(NamedTuple):
 I386 = Machine(3, 32)
 S390X = Machine(22, 64, big=True)
 X86_64 = Machine(62, 64)
+X32 = Machine(62, 32)
 AARCH64 = Machine(183, 64)
 
 

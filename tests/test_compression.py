@@ -59,6 +59,13 @@ def test_the_bytes_depend_on_the_content_alone(kind: str) -> None:
     assert pack(kind, CONTENT) == pack(kind, CONTENT) == pack(kind, CONTENT, piece_bytes=777)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_below_stays_open(kind: str) -> None:
+    sink = io.BytesIO()
+    compression.open_writer(kind, sink).close()
+    assert not sink.closed
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ImageError, match=r"^compression 'lz4': not one of zstd, xz, gzip, none$"):
         compression.open_writer("lz4", io.BytesIO())

@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,20 @@ def test_pieces_give_the_same_bytes_as_a_whole() -> None:
 def test_a_file_that_changes_while_it_is_copied_is_an_error(chunks: list[bytes]) -> None:
     with pytest.raises(ImageError, match=r"^x: its size changed while it was copied$"):
         cpio.Writer(io.BytesIO().write).add_chunks("x", stat.S_IFREG | 0o644, 4, chunks)
+
+
+def test_a_file_that_grows_without_end_is_not_followed() -> None:
+    read_bytes = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal read_bytes
+        for _ in range(10):
+            read_bytes += 3
+            yield b"abc"
+
+    with pytest.raises(ImageError):
+        cpio.Writer(io.BytesIO().write).add_chunks("x", stat.S_IFREG | 0o644, 4, chunks())
+    assert read_bytes == 6
 
 
 @pytest.mark.parametrize("name", ["", "/init", "a\0b", "TRAILER!!!", "n" * 4096, "é" * 2048])

@@ -1,6 +1,8 @@
 """ELF facts, on tiny files of all word sizes and byte orders, whole and broken."""
 
 import io
+import re
+import struct
 import subprocess
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def test_everything_that_the_dynamic_linker_needs_is_read() -> None:
     [
         (elfmaker.I386, "i686"),
         (elfmaker.X86_64, "x86_64"),
-        (Machine(62, 32), "x86_64"),
+        (elfmaker.X32, "x86_64"),
         (Machine(40, 32), "armv7l"),
         (elfmaker.AARCH64, "aarch64"),
         (Machine(21, 64), "ppc64le"),
@@ -97,10 +99,39 @@ def test_any_bytes_are_read_or_refused(noise: bytes, position: int, keep_rest: b
         assert str(error).startswith(("/bin/x: ", "x: "))  # noqa: PT017 - either outcome is right
 
 
-def test_a_string_outside_the_table_is_refused() -> None:
-    data = WHOLE.replace(b"libone.so.1\0", b"").replace(b"libself.so\0", b"")
-    with pytest.raises(HostError, match=r"^/bin/x: "):
+def with_tag(old: int, new: int, *, data: bytes = WHOLE) -> bytes:
+    """Return a program whose first dynamic entry with the tag `old` has another."""
+    dynamic = data.index(struct.pack("<2Q", 1, 1))
+    return data[:dynamic] + data[dynamic:].replace(struct.pack("<Q", old), struct.pack("<Q", new), 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (with_tag(5, 99), "a dynamic segment without string table"),
+        (with_tag(10, 99), "a dynamic segment without string table"),
+        (
+            with_tag(5, 5).replace(struct.pack("<Q", 0x10000), struct.pack("<Q", 0x90000)),
+            "the dynamic string table lies in no segment",
+        ),
+        (
+            re.sub(rb"\n\0{7}.\0{7}", struct.pack("<2Q", 10, 3), WHOLE, count=1, flags=re.DOTALL),
+            "DT_NEEDED points outside the string table",
+        ),
+    ],
+)
+def test_a_broken_string_table_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(HostError, match=f"^/bin/x: {message}$"):
         read(data)
+
+
+def test_the_last_of_several_paths_counts() -> None:
+    file = read(with_tag(14, 15))
+    assert (file.rpath, file.soname) == (("/a", "/b"), "")
+
+
+def test_nothing_counts_behind_the_end_of_the_dynamic_segment() -> None:
+    assert read(with_tag(1, 0)).needed == ()
 
 
 @pytest.mark.parametrize("machine", [elfmaker.I386, elfmaker.X86_64, elfmaker.S390X, Machine(22, 32, big=True)])

@@ -53,7 +53,9 @@ softdep a pre: b
 softdep b pre: a
 """
 BUILTIN = "kernel/crypto/hmac.ko\nkernel/drivers/virtio/virtio-pci.ko\n"
-BUILTIN_MODINFO = "hmac.alias=crypto-hmac\0hmac.license=GPL\0virtio_pci.alias=pci:v00001AF4d*sv*sd*bc*sc*i*\0"
+BUILTIN_MODINFO = (
+    "hmac.alias=crypto-hmac\0hmac.description=as x.alias=y\0virtio_pci.alias=pci:v00001AF4d*sv*sd*bc*sc*i*\0"
+)
 
 
 def write(root: Path, files: Mapping[str, str | bytes]) -> Root:
@@ -122,6 +124,11 @@ def test_an_alias_is_named_in_the_reason(modules: kmod.Modules) -> None:
     assert modules.resolve(["fs-ext4"])[-1].reason == "asked for as fs-ext4"
 
 
+def test_the_first_reason_counts(modules: kmod.Modules) -> None:
+    reasons = {module.name: module.reason for module in modules.resolve(["ext4", "jbd2", "crc16"])}
+    assert (reasons["jbd2"], reasons["crc16"]) == ("needed by ext4", "needed by ext4")
+
+
 def test_omitted_modules_are_left_out_with_what_only_they_need(modules: kmod.Modules) -> None:
     assert names(modules.resolve(["ext4", "dm_mod"], omit=["jbd2", "dm-mod"])) == ["crc16", "ext4"]
 
@@ -165,6 +172,29 @@ def test_modaliases(modules: kmod.Modules, modalias: str, expected: list[str]) -
     assert sorted(names(modules.resolve([], [modalias]))) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("ab*ba", "abba", True),
+        ("ab*ba", "aba", False),
+        ("x*c*c", "xcc", True),
+        ("x*c*c", "xc", False),
+        ("x*a*b*", "xbab", True),
+        ("x*a*b*", "xba", False),
+        ("*", "", True),
+        ("*", "anything", True),
+        ("x", "xy", False),
+        ("x-y", "x_y", True),
+        ("x[-a]?*", "x-1", True),
+        ("x[-a]?*", "x_1", False),
+        ("x?", "x", False),
+        ("[0-2]x", "1x", True),
+    ],
+)
+def test_patterns(pattern: str, name: str, matches: bool) -> None:  # noqa: FBT001
+    assert kmod.Aliases([f"{pattern} found"]).find(name) == ["found"] * matches
+
+
 def test_a_driver_of_a_device_says_so(modules: kmod.Modules) -> None:
     resolved = modules.resolve([], ["virtio:d00000002v00001AF4"])
     assert resolved[-1].reason == "answers to virtio:d00000002v00001AF4"
@@ -173,6 +203,7 @@ def test_a_driver_of_a_device_says_so(modules: kmod.Modules) -> None:
 def test_built_in_aliases(modules: kmod.Modules) -> None:
     assert modules.is_builtin("pci:v00001AF4d00001001sv00001AF4sd00000002bc01sc00i00")
     assert not modules.is_builtin("pci:v00008086d00001001sv00001AF4sd00000002bc01sc00i00")
+    assert not modules.is_builtin("y")
 
 
 # --- parsers -----------------------------------------------------------------------------------------------------

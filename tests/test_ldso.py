@@ -81,7 +81,9 @@ def test_a_circle_of_libraries_ends(tmp_path: Path) -> None:
 
 
 def test_the_linker_itself_is_not_searched(tmp_path: Path) -> None:
-    assert libraries(tmp_path, {"/bin/x": program("ld-linux-x86-64.so.2")}) == []
+    linker = "/opt/glibc/ld.so.9"
+    files: Files = {"/bin/x": program("ld.so.9", interpreter=linker), linker: LINKER_64}
+    assert closure(tmp_path, files).files == {linker: ("/bin/x",)}
 
 
 def test_a_static_program_needs_nothing(tmp_path: Path) -> None:
@@ -90,13 +92,14 @@ def test_a_static_program_needs_nothing(tmp_path: Path) -> None:
 
 def test_a_library_of_another_class_or_machine_is_passed_over(tmp_path: Path) -> None:
     files: Files = {
-        "/bin/x": program("a.so", runpath="/one:/two:/three:/four"),
+        "/bin/x": program("a.so", runpath="/one:/two:/three:/four:/five"),
         "/one/a.so": elfmaker.program(machine=elfmaker.I386),
         "/two/a.so": elfmaker.program(machine=elfmaker.AARCH64),
         "/three/a.so": "/* GNU ld script */",
-        "/four/a.so": LIBRARY,
+        "/four/a.so": elfmaker.program(machine=elfmaker.X32),
+        "/five/a.so": LIBRARY,
     }
-    assert libraries(tmp_path, files) == ["/four/a.so"]
+    assert libraries(tmp_path, files) == ["/five/a.so"]
 
 
 def test_the_32_bit_library_is_taken_for_a_32_bit_program(tmp_path: Path) -> None:
@@ -105,10 +108,16 @@ def test_the_32_bit_library_is_taken_for_a_32_bit_program(tmp_path: Path) -> Non
     files: Files = {
         "/bin/x": binary,
         linker: elfmaker.program(machine=elfmaker.I386) + b"\0/lib64/\0/lib/\0",
+        "/bin/y": program("a.so"),
         "/lib64/a.so": LIBRARY,
         "/lib/a.so": elfmaker.program(machine=elfmaker.I386),
     }
-    assert closure(tmp_path, files).files == {linker: ("/bin/x",), "/lib/a.so": ("/bin/x",)}
+    assert closure(tmp_path, files, "/bin/x", "/bin/y").files == {
+        linker: ("/bin/x",),
+        "/lib/a.so": ("/bin/x",),
+        LINKER: ("/bin/y",),
+        "/lib64/a.so": ("/bin/y",),
+    }
 
 
 def test_a_foreign_root_of_big_endian_files(tmp_path: Path) -> None:
@@ -135,6 +144,17 @@ def test_a_library_on_its_own_is_searched_for_in_the_usual_places(tmp_path: Path
 def test_links_never_lead_out_of_the_root(tmp_path: Path) -> None:
     files: Files = {"/bin/x": program("a.so"), "/lib64/a.so": "->/opt/a.so.1", "/opt/a.so.1": LIBRARY}
     assert libraries(tmp_path, files) == ["/lib64/a.so"]
+
+
+def test_libraries_of_several_machines_are_told_apart(tmp_path: Path) -> None:
+    files: Files = {
+        "/lib/p.so": library("a.so"),
+        "/lib/q.so": elfmaker.program(needed=["a.so"], machine=elfmaker.I386),
+        "/lib64/a.so": LIBRARY,
+        "/usr/lib/a.so": elfmaker.program(machine=elfmaker.I386),
+    }
+    found = closure(tmp_path, files, "/lib/p.so", "/lib/q.so")
+    assert found.files == {"/lib64/a.so": ("/lib/p.so",), "/usr/lib/a.so": ("/lib/q.so",)}
 
 
 # --- RPATH and RUNPATH -------------------------------------------------------------------------------------------
@@ -180,6 +200,16 @@ def test_links_never_lead_out_of_the_root(tmp_path: Path) -> None:
         ),
         pytest.param(
             {
+                "/bin/x": program("a.so", rpath="/r", runpath="/u"),
+                "/u/a.so": library("b.so"),
+                "/r/b.so": LIBRARY,
+                "/lib64/b.so": LIBRARY,
+            },
+            ["/u/a.so", "/lib64/b.so"],
+            id="runpath-disables-rpath-for-others-too",
+        ),
+        pytest.param(
+            {
                 "/bin/x": program("a.so", rpath="/one"),
                 "/one/a.so": library("b.so", rpath="/two"),
                 "/one/b.so": LIBRARY,
@@ -189,7 +219,7 @@ def test_links_never_lead_out_of_the_root(tmp_path: Path) -> None:
             id="own-rpath-first",
         ),
         pytest.param(
-            {"/bin/x": program("a.so", runpath="lib::."), "/lib64/a.so": LIBRARY, "/bin/a.so": LIBRARY},
+            {"/bin/x": program("a.so", runpath="opt::."), "/lib64/a.so": LIBRARY, "/opt/a.so": LIBRARY},
             ["/lib64/a.so"],
             id="relative-paths-do-not-count",
         ),
@@ -254,7 +284,7 @@ def test_parent_directories_follow_links(tmp_path: Path) -> None:
 
 def test_configured_directories_come_first_and_are_reported(tmp_path: Path) -> None:
     files: Files = {
-        "/etc/ld.so.conf": "# ours\ninclude ld.so.conf.d/*.conf\n/opt/last\n/usr/lib64  # a default one\n",
+        "/etc/ld.so.conf": "# ours\ninclude ld.so.conf.d/*.conf\n/opt/last  # ours\n/usr/lib64\n",
         "/etc/ld.so.conf.d/b.conf": "/opt/b/\ninclude /etc/ld.so.conf\n",
         "/etc/ld.so.conf.d/a.conf": "/opt/unused\n/opt/a=libc6\nhwcap 0 nosegneg\n",
         "/etc/ld.so.conf.d/.c.conf": "/opt/hidden\n",
@@ -287,11 +317,10 @@ def test_what_a_linker_searches_by_itself_is_read_from_it(tmp_path: Path) -> Non
 
 
 def test_a_directory_is_default_under_any_of_its_names(tmp_path: Path) -> None:
-    files: Files = {"/etc/ld.so.conf": "/usr/lib64\n", "/bin/x": program("a.so"), "/usr/lib64/a.so": LIBRARY}
-    (tmp_path / "usr/lib64").mkdir(parents=True)
-    (tmp_path / "lib64").symlink_to("usr/lib64")
-    found = closure(tmp_path, files)
-    assert list(found.files)[1:] == ["/usr/lib64/a.so"]
+    (tmp_path / "system").mkdir()
+    (tmp_path / "lib64").symlink_to("system")
+    found = closure(tmp_path, {"/etc/ld.so.conf": "/system\n", "/bin/x": program("a.so"), "/system/a.so": LIBRARY})
+    assert list(found.files)[1:] == ["/system/a.so"]
     assert found.library_dirs == ()
 
 
@@ -309,6 +338,17 @@ def test_musl_reads_its_own_list_and_is_its_own_libc(tmp_path: Path) -> None:
     found = closure(tmp_path, files)
     assert list(found.files) == [MUSL, "/usr/lib/a.so", "/opt/m/b.so"]
     assert found.library_dirs == ("/opt/m",)
+
+
+def test_what_musl_is_not_told_to_search_it_does_not(tmp_path: Path) -> None:
+    files: Files = {
+        MUSL: LIBRARY,
+        "/etc/ld-musl-x86_64.path": "/lib",
+        "/bin/x": program("a.so", interpreter=MUSL),
+        "/usr/lib/a.so": LIBRARY,
+    }
+    with pytest.raises(HostError, match=r"^/bin/x: needs the library a\.so, "):
+        closure(tmp_path, files)
 
 
 def test_musl_without_a_list_searches_its_defaults_and_inherits_runpath(tmp_path: Path) -> None:
@@ -340,6 +380,10 @@ def test_a_script_brings_its_interpreter_and_what_that_needs(tmp_path: Path) -> 
         LINKER: ("/bin/sh",),
         "/lib64/a.so": ("/bin/sh",),
     }
+
+
+def test_a_script_that_is_its_own_interpreter_ends(tmp_path: Path) -> None:
+    assert closure(tmp_path, {"/bin/x": "#!/bin/x\n"}).files == {"/bin/x": ("/bin/x",)}
 
 
 def test_env_names_a_further_program(tmp_path: Path) -> None:

@@ -125,8 +125,7 @@ class _Walk:
         file = self._read(path)
         if file is None:
             return self._script(path)
-        if file.interpreter or file.needed:
-            self._libraries(_Object(path=self.root.resolve(path), file=file), path)
+        self._libraries(_Object(path=self.root.resolve(path), file=file), path)
         return []
 
     def _script(self, path: str) -> list[str]:
@@ -260,20 +259,11 @@ class _Walk:
             configured = tuple(part for part in re.split(r"[:\n]", listed) if part.startswith("/"))
             return _Linker(path=interpreter, configured=configured, default=_MUSL_DIRS, is_musl=True)
         if self._configured is None:
-            self._configured = tuple(self._unique(_configured_dirs(self.root)))
+            self._configured = tuple(_configured_dirs(self.root))
         compiled_in = _compiled_in(self.root, interpreter)
-        default = tuple(self._unique(compiled_in or _usual_dirs(self.root)))
+        default = compiled_in or tuple(_usual_dirs(self.root))
         lib = compiled_in[0].removeprefix("/usr").strip("/") if compiled_in else "lib"
         return _Linker(path=interpreter, configured=self._configured, default=default, lib=lib)
-
-    def _unique(self, directories: Iterable[str]) -> Iterator[str]:
-        """Yield the directories that exist, each once, however it is spelt (/lib may be a link to /usr/lib)."""
-        seen: set[str] = set()
-        for directory in directories:
-            real = self._resolve(directory)
-            if real not in seen and self.root.is_dir(real):
-                seen.add(real)
-                yield directory
 
 
 def _read_elf(root: Root, path: str) -> elf.ElfFile | None:

@@ -27,13 +27,32 @@ def next_path_of(image: str) -> str:
 def read(image: str) -> ImageRecord:
     """Return the record that fits the image; ImageError where the image is missing, damaged or not described."""
     digest = sha256_of(image)
-    records = [record for path in (path_of(image), next_path_of(image)) if (record := _read(path)) is not None]
-    for record in records:
-        if record.image_sha256 == digest:
-            return record
-    if records:
+    record = _read(path_of(image))
+    if record is not None and record.image_sha256 == digest:
+        return record
+    following = _read_next(image)
+    if following is not None and following.image_sha256 == digest:
+        return following
+    if record is not None:
         raise ImageError(f"{image}: is not the image that its manifest describes", hint="build it again")
     raise ImageError(f"{path_of(image)}: no such file, so nothing is known of the image", hint="build it again")
+
+
+def settle(image: str) -> None:
+    """Finish a replacement that was interrupted after the image had been replaced; undo one that did not get so far."""
+    following = _read_next(image)
+    if following is not None and os.path.exists(image) and following.image_sha256 == sha256_of(image):
+        os.rename(next_path_of(image), path_of(image))
+    elif os.path.lexists(next_path_of(image)):
+        os.unlink(next_path_of(image))
+
+
+def _read_next(image: str) -> ImageRecord | None:
+    """Return the record of a replacement that is going on or was interrupted, as far as it is complete."""
+    try:
+        return _read(next_path_of(image))
+    except ImageError:
+        return None
 
 
 def _read(path: str) -> ImageRecord | None:

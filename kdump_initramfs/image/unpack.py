@@ -26,7 +26,8 @@ def unpack(image: str, directory: str) -> None:
 def _create(directory: str, member: cpio.Member) -> None:
     path = os.path.normpath(os.path.join(directory, member.name.lstrip("/")))
     parent = os.path.realpath(os.path.dirname(path))
-    if directory not in (path, parent) and not parent.startswith(directory + "/"):
+    is_inside = directory in (path, parent) or parent.startswith(directory + "/")
+    if not is_inside or (stat.S_ISDIR(member.mode) and os.path.islink(path)):
         raise ImageError(f"{member.name}: leads out of the archive", hint="this image is not to be trusted")
     mode = stat.S_IMODE(member.mode)
     if stat.S_ISDIR(member.mode):

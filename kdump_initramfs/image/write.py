@@ -10,18 +10,18 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, assert_never, cast
+from typing import BinaryIO, assert_never
 
 from kdump_initramfs import __version__
 from kdump_initramfs.errors import HostError, ImageError
 from kdump_initramfs.formats import compression, cpio
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import record
+from kdump_initramfs.image import kmod, record
 from kdump_initramfs.model import Dir, Entry, File, ImageRecord, Input, Link, Manifest, Module, Node, Plan, Text
 
 MANIFEST_PATH = "etc/kdump/manifest.json"
 
-_MAX_MODULE_BYTES = 256 << 20
+_PARTIAL = ".partial"
 
 
 class _HashingFile:
@@ -48,18 +48,21 @@ def write(plan: Plan, root: Root, output: str) -> ImageRecord:
     Whatever goes wrong, what was at `output` stays there: ImageError or HostError says what it was.
     """
     directory = os.path.dirname(output)
+    is_replaced = False
     try:
-        with _locked(directory), _partial(directory, os.path.basename(output)) as (partial, stream):
+        with _locked(directory), _partial(output) as (partial, stream):
             written = _write_archive(plan, root, stream, os.path.basename(output))
             stream.flush()
             os.fsync(stream.fileno())
             record.write_beside(record.next_path_of(output), record.to_json(written))
             os.rename(partial, output)
+            is_replaced = True
             os.rename(record.next_path_of(output), record.path_of(output))
             _sync_directory(directory)
     except OSError as error:
         where = error.filename or output
-        raise ImageError(f"{where}: {error.strerror}", hint="what was there before is unchanged") from error
+        hint = "the new image is there, but build it again" if is_replaced else "what was there before is unchanged"
+        raise ImageError(f"{where}: {error.strerror}", hint=hint) from error
     return written
 
 
@@ -80,20 +83,31 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def _partial(directory: str, name: str) -> Iterator[tuple[str, BinaryIO]]:
-    """Open a new file of mode 0600 in the directory; it is gone afterwards unless it was renamed."""
-    descriptor, path = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".partial")
+def _partial(output: str) -> Iterator[tuple[str, BinaryIO]]:
+    """Open a new file of mode 0600 beside the image; it is gone afterwards unless it was renamed."""
+    _clean_up(output)
+    directory, name = os.path.split(output)
+    descriptor, path = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=_PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield path, stream
     finally:
         if os.path.lexists(path):
-            os.unlink(path)
+            _clean_up(output)
+
+
+def _clean_up(output: str) -> None:
+    """Remove what a build that was killed, or that has failed, left beside the image."""
+    record.settle(output)
+    directory, name = os.path.split(output)
+    for each in os.listdir(directory):
+        if each.startswith(f".{name}.") and each.endswith(_PARTIAL):
+            os.unlink(os.path.join(directory, each))
 
 
 def _write_archive(plan: Plan, root: Root, stream: BinaryIO, name: str) -> ImageRecord:
     hashing = _HashingFile(stream)
-    compressor = compression.open_writer(plan.compression, cast("BinaryIO", hashing))
+    compressor = compression.open_writer(plan.compression, hashing)
     archive = cpio.Writer(compressor.write)
     inputs = [found for entry in plan.entries if (found := _add(archive, root, entry)) is not None]
     manifest = Manifest(
@@ -134,8 +148,7 @@ def _add(archive: cpio.Writer, root: Root, entry: Entry) -> Input | None:
             archive.add(name, kind | entry.mode, device=(entry.major, entry.minor))
         case File() | Module():
             content = _read(entry.source)
-            packed = isinstance(entry, Module)
-            data = compression.unpack(content, limit_bytes=_MAX_MODULE_BYTES) if packed else content
+            data = kmod.unpacked(entry.source) if isinstance(entry, Module) else content
             archive.add(name, stat.S_IFREG | entry.mode, data)
             return Input(path=root.inside(entry.source), sha256=hashlib.sha256(content).hexdigest())
         case _:
