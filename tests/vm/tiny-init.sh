@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The whole system of the guests in tests/test_qemu.py; DO comes from the kernel's command line.
 PATH=/bin
 echo "tiny: hello"
