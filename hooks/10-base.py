@@ -6,7 +6,7 @@ from kdump_initramfs.model import Contribution, Dir, Entry, HostFacts, Link, Nod
 
 # What /init, the library and the shipped hooks call.
 _APPLETS = (
-    *("awk", "cat", "cut", "date", "dd", "dmesg", "grep", "gzip", "halt", "head", "insmod", "kill", "mkdir", "mount"),
+    *("cat", "cut", "date", "dd", "dmesg", "grep", "gzip", "halt", "head", "insmod", "kill", "mkdir", "mount"),
     *("mv", "od", "poweroff", "realpath", "reboot", "rm", "sed", "sh", "sha256sum", "sleep", "stat", "sync", "tail"),
     *("tr", "umount", "wc"),
 )

@@ -41,8 +41,9 @@ find_device() {
     [ -n "$names" ]
 }
 
+# Prints the line of what is mounted there, the topmost if there are several; nothing if there is nothing.
 mounted_line() {
-    grep " $mount_point " /proc/self/mountinfo
+    grep " $mount_point " /proc/self/mountinfo | tail -n 1
 }
 
 # The device that was meant is what is mounted, read-write: a disk that is read-only mounts with status 0, and what is
@@ -56,33 +57,13 @@ check_mount() {
     esac
 }
 
-# The directory takes a write that reaches the device and can be read back.
+# The directory takes a write that reaches the device and can be read back. It is the new one, in which nobody can have
+# put anything before the crash.
 check_write() {
-    _probe="$1/.kdump-probe"
-    rm -f "$_probe"
-    echo "$KDUMP_HOST" | dd of="$_probe" conv=fsync 2>/dev/null || die "$1 takes no write"
+    _probe="$1/probe"
+    echo "$KDUMP_HOST" | dd of="$_probe" conv=fsync || die "$1 takes no write"
     [ "$(cat "$_probe")" = "$KDUMP_HOST" ] || die "$1 does not return what was written"
-    rm -f "$_probe"
-}
-
-# Prints the time of the crash, or, where that is not sane, of now: YYYYMMDDTHHMMSSZ.
-stamp() {
-    _time=$(sed -n 's/^CRASHTIME=\([0-9]\{9,10\}\)$/\1/p' /run/kdump/vmcoreinfo | head -n 1)
-    date -u ${_time:+-d "@$_time"} +%Y%m%dT%H%M%SZ
-}
-
-# make_directory PARENT: makes a directory that was not there before, whatever the clock says, and remembers it.
-make_directory() {
-    _base="$1/$KDUMP_HOST-$(stamp)"
-    _new=$_base
-    _count=0
-    until mkdir "$_new"; do
-        _count=$((_count + 1))
-        [ "$_count" -lt 1000 ] || die "cannot make $_base"
-        _new="$_base-$_count"
-    done
-    sync "$1"
-    remember dump-directory "$_new"
+    rm "$_probe"
 }
 
 open_target() {
@@ -100,18 +81,22 @@ open_target() {
     parent="$mount_point${KDUMP_DIRECTORY:+/$KDUMP_DIRECTORY}"
     mkdir -p "$parent"
     [ "$(realpath "$parent")" = "$parent" ] || die "$parent leads elsewhere: $(realpath "$parent")"
-    check_write "$parent"
     make_directory "$parent"
+    check_write "$(recall dump-directory)"
 }
 
 close_target() {
-    mounted_line >/dev/null || exit 77
+    [ -n "$(mounted_line)" ] || exit 77
     umount "$mount_point" || die "cannot unmount $mount_point"
 }
 
 case $1 in
     open) open_target ;;
-    put) cat >"$(recall dump-directory)/$2-incomplete" ;;
+    put)
+        # Not within the redirection: where that fails, `set -e` does not see it, and the file would land in memory.
+        directory=$(recall dump-directory)
+        cat >"$directory/$2-incomplete"
+        ;;
     commit)
         directory=$(recall dump-directory)
         # fsync of the file itself: sync(2) and syncfs(2) do not tell of an error of the device.

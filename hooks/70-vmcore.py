@@ -17,7 +17,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
         binaries=tuple(path for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host)) if path),
         settings={
             "KDUMP_COLLECTORS": " ".join(collectors),
-            "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(config, host)),
+            "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host)),
             "KDUMP_COPY_COMPRESSION": copy_compression,
             "KDUMP_ZSTD": _zstd(copy_compression, host),
         },
@@ -45,12 +45,14 @@ def _makedumpfile(collectors: tuple[str, ...], host: HostFacts) -> str:
     return host.tools.makedumpfile if "makedumpfile" in collectors else ""
 
 
-def _makedumpfile_arguments(config: Config, host: HostFacts) -> tuple[str, ...]:
+def _makedumpfile_arguments(collectors: tuple[str, ...], config: Config, host: HostFacts) -> tuple[str, ...]:
+    if "makedumpfile" not in collectors:
+        return ()
     wanted: str = config.vmcore.compression
     able = host.tools.makedumpfile_compressions
     if wanted in ("auto", "gzip"):
         wanted = next((kind for kind in _MAKEDUMPFILE_OPTIONS if kind in able), "none")
-    elif wanted != "none" and wanted not in able and host.tools.makedumpfile:
+    elif wanted != "none" and wanted not in able:
         raise HostError(
             f"{host.tools.makedumpfile}: was built without {wanted}, which vmcore.compression asks for",
             hint=f"it can: {', '.join(able) or 'nothing'}; or leave vmcore.compression at auto",

@@ -51,12 +51,18 @@ copy_gzip() {
     target commit vmcore.gz
 }
 
+# What a collector left unfinished takes the space that the next one needs, and makedumpfile overwrites nothing.
+remove_unfinished() {
+    rm -f "$directory/vmcore-incomplete" "$directory"/vmcore.*-incomplete
+}
+
 for collector in $KDUMP_COLLECTORS; do
+    remove_unfinished
     if "collect_$collector"; then
         remember collector "$collector"
         exit 0
     fi
     log "collector $collector failed"
-    rm -f "$directory"/vmcore*-incomplete
 done
+remove_unfinished
 die "no collector could save the vmcore"

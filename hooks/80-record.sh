@@ -5,21 +5,15 @@
 set -eu
 . /lib/kdump/lib.sh
 
+# One that is missing ends this script here, and not a substitution within the record.
+: "$KDUMP_HOST" "$KDUMP_TARGET_NAME" "$KDUMP_TARGET_KIND" "$KDUMP_TARGET_FS_UUID"
+: "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_COPY_COMPRESSION"
+
 directory=$(recall dump-directory)
 
 # Prints its argument as a JSON string, reduced to printable ASCII.
 string() {
     printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')"
-}
-
-# vmcoreinfo KEY: prints what the crashed kernel says of itself.
-vmcoreinfo() {
-    sed -n "s/^$1=//p" /run/kdump/vmcoreinfo | head -n 1
-}
-
-crash_time() {
-    _time=$(vmcoreinfo CRASHTIME | tr -cd '0-9' | cut -c 1-10)
-    [ -z "$_time" ] || date -u -d "@$_time" +%Y-%m-%dT%H:%M:%SZ
 }
 
 # The first line that says why; a panic by sysrq says it only after its own.
@@ -71,6 +65,15 @@ warnings() {
     fi
 }
 
+# The least memory that was available; the guard may not have measured anything.
+memory_low_kib() {
+    if [ -e /run/kdump/memory-low-kib ]; then
+        recall memory-low-kib
+    else
+        echo 0
+    fi
+}
+
 record() {
     collector=
     [ ! -e /run/kdump/collector ] || collector=$(recall collector)
@@ -84,7 +87,7 @@ record() {
   "complete": $complete,
   "host": $(string "$KDUMP_HOST"),
   "kernel": {"release": $(string "$(vmcoreinfo OSRELEASE)"), "build_id": $(string "$(vmcoreinfo BUILD-ID)")},
-  "crash_time": $(string "$(crash_time)"),
+  "crash_time": $(string "$(crash_time +%Y-%m-%dT%H:%M:%SZ)"),
   "panic": $(string "$(panic_line)"),
   "target": {"name": $(string "$KDUMP_TARGET_NAME"), "kind": $(string "$KDUMP_TARGET_KIND"), "filesystem_uuid": $(string "$KDUMP_TARGET_FS_UUID")},
   "collector": {"name": $(string "$collector"), "arguments": $(string "$(arguments "$collector")")},
@@ -93,16 +96,20 @@ record() {
   "steps": [$(steps)
   ],
   "warnings": [$(warnings)],
-  "memory_low_kib": $(recall memory-low-kib),
+  "memory_low_kib": $(memory_low_kib),
   "manifest_digest": "${digest%% *}"
 }
 END
 }
 
-{
-    cat "$KDUMP_LOG"
-    dmesg
-} >/run/kdump/kexec-dmesg.log
-save_file kexec-dmesg.log /run/kdump/kexec-dmesg.log
+save_log() {
+    {
+        cat "$KDUMP_LOG"
+        dmesg
+    } | target put kexec-dmesg.log && target commit kexec-dmesg.log
+}
+
+# The record matters more than the log that it would list.
+save_log || log "cannot save kexec-dmesg.log"
 record >/run/kdump/dump.json || die "the saved files cannot be read back"
 save_file dump.json /run/kdump/dump.json

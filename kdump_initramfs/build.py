@@ -5,6 +5,7 @@ import os
 
 from kdump_initramfs import hooks
 from kdump_initramfs.config import Config, ImageSection
+from kdump_initramfs.errors import ImageError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan as planning
@@ -33,5 +34,8 @@ def output_path(root: Root, config: Config, release: str) -> str:
     """Return where the image of a kernel belongs; the directory of the default is made where it is missing."""
     path = root.host(config.image.output.replace("{kernel}", release))
     if config.image.output == ImageSection().output:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ImageError(f"{error.filename}: {error.strerror}", hint="name another place with --output") from error
     return path

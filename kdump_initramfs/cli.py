@@ -34,10 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has enough of it; nothing more must be written at exit (docs of Python's signal).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has enough of it.
+        _abandon_stdout()
+        return 1
+    except OSError as error:
+        _report(KdumpError(f"{error.filename or 'standard output'}: {error.strerror}"))
+        _abandon_stdout()
         return 1
     return status
+
+
+def _abandon_stdout() -> None:
+    """See to it that nothing more is written at exit (as the documentation of Python's signal does it)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: KdumpError) -> None:

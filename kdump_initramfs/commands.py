@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from kdump_initramfs import config as configuration
 from kdump_initramfs.config import Config, PathTarget
@@ -22,10 +23,10 @@ _MIB = 1 << 20
 
 
 def _config(args: argparse.Namespace) -> Config:
-    overrides = list(args.overrides)
-    if getattr(args, "kernel", ""):
-        overrides.append(f"kernel.version={msgspec.json.encode(args.kernel).decode()}")
-    return configuration.load(root=args.root, file=args.config, overrides=overrides)
+    config = configuration.load(root=args.root, file=args.config, overrides=args.overrides)
+    if not getattr(args, "kernel", ""):
+        return config
+    return replace(config, kernel=replace(config.kernel, version=args.kernel))
 
 
 def _facts(args: argparse.Namespace) -> HostFacts | None:

@@ -160,6 +160,8 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_toml(path: str) -> dict[str, Any]:
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise ConfigError(f"{path}: not a regular file", hint="name a readable TOML file")
     try:
         with open(path, "rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)

@@ -104,7 +104,7 @@ def _ask(files: HookFiles, config: Config, host: HostFacts) -> Contribution | No
         contribution = contribute_function(config, host)
     except KdumpError:
         raise
-    except Exception as error:  # a site's hook may fail in any way
+    except (Exception, SystemExit) as error:  # a site's hook may fail in any way
         raise HookError(f"{files.build}: {type(error).__name__}: {error}", hint="mend or mask this hook") from error
     if not isinstance(contribution, Contribution | None):
         raise HookError(f"{files.build}: contribute() returned {contribution!r}", hint="return a Contribution or None")
@@ -123,7 +123,7 @@ def _import(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise HookError(f"{path}:{error.lineno}: {error.msg}", hint="mend or mask this hook") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HookError(f"{path}: {type(error).__name__}: {error}", hint="mend or mask this hook") from error
     finally:
         sys.dont_write_bytecode = keep
@@ -132,7 +132,10 @@ def _import(path: str) -> ModuleType:
 
 def _check_owner(path: str) -> None:
     """Refuse, when we are root, code of the site that somebody else could have put there."""
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise HookError(f"{path}: {error.strerror}", hint="remove the link, or mend it") from error
     exposed = status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if os.geteuid() == 0 and exposed and stat.S_ISREG(status.st_mode):
         raise HookError(

@@ -21,10 +21,12 @@ while [ "$(uptime_cs)" -lt "$deadline_cs" ]; do
     sleep 0.2
 done
 
-log "the deadline of $KDUMP_DEADLINE_S s has passed"
-: >/run/kdump/deadline-passed
+# Not `:`, a special built-in: when its redirection fails, the shell ends.
+echo >/run/kdump/deadline-passed
 # Everything but process 1, which then finds its hook dead and takes the failure action.
 [ "$PPID" = 1 ] && kill -9 -1
+# In the background, for the console may be what hangs.
+log "the deadline of $KDUMP_DEADLINE_S s has passed" &
 sleep 15
-# Process 1 still waits: for a child that cannot be killed.
-[ "$KDUMP_FAILURE_ACTION" = shell ] || take_action "$KDUMP_FAILURE_ACTION"
+# Process 1 still waits: for a child that cannot be killed, or for the console.
+[ "$KDUMP_FAILURE_ACTION" = shell ] || end_machine "$KDUMP_FAILURE_ACTION"

@@ -12,8 +12,9 @@ uptime_cs() {
 # log MESSAGE...: to the log that is saved with the dump, and to the console.
 log() {
     read -r _up _ </proc/uptime
-    echo "[$_up] $*" >>"$KDUMP_LOG"
-    echo "kdump: [$_up] $*" >/dev/console || :
+    # Neither a full log nor a console that does not work may end what wants to log.
+    echo "[$_up] $*" >>"$KDUMP_LOG" || :
+    echo "kdump: [$_up] $*" 2>/dev/null >/dev/console || :
 }
 
 # die MESSAGE...: what a hook says last when it has failed.
@@ -22,9 +23,9 @@ die() {
     exit 1
 }
 
-# remember NAME VALUE, recall NAME: state that hooks hand to each other.
+# remember NAME VALUE, recall NAME: state that hooks hand to each other. What is recalled is never half of a value.
 remember() {
-    printf '%s\n' "$2" >"/run/kdump/$1"
+    printf '%s\n' "$2" >"/run/kdump/$1.new" && mv "/run/kdump/$1.new" "/run/kdump/$1"
 }
 
 recall() {
@@ -59,9 +60,43 @@ run_hook() {
     case $_status in
         0 | 77) return 0 ;;
     esac
+    tail -n "+$((_log_lines + 2))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
     log "$_name: failed with status $_status"
-    tail -n "+$((_log_lines + 2))" "$KDUMP_LOG" | tail -n 8 >/dev/console
     return 1
+}
+
+# vmcoreinfo KEY: prints what the crashed kernel says of itself, or nothing.
+vmcoreinfo() {
+    [ ! -e /run/kdump/vmcoreinfo ] || sed -n "s/^$1=//p" /run/kdump/vmcoreinfo | head -n 1
+}
+
+# crash_time FORMAT: prints the time of the crash as date(1) formats it; fails where the crashed kernel named no sane
+# one (after 1973 and before 2286).
+crash_time() {
+    _time=$(vmcoreinfo CRASHTIME)
+    case $_time in
+        *[!0-9]* | ???????????*) return 1 ;;
+        [1-9]????????*) date -u -d "@$_time" "$1" ;;
+        *) return 1 ;;
+    esac
+}
+
+# make_directory PARENT: makes a directory for this dump that was not there before, whatever the clock says, and
+# remembers it.
+make_directory() {
+    _stamp=$(crash_time +%Y%m%dT%H%M%SZ || date -u +%Y%m%dT%H%M%SZ)
+    _base="$1/$KDUMP_HOST-$_stamp"
+    _new=$_base
+    _count=0
+    until mkdir "$_new"; do
+        _count=$((_count + 1))
+        if [ ! -e "$_new" ] || [ "$_count" -ge 1000 ]; then
+            die "cannot make $_new"
+        fi
+        _new="$_base-$_count"
+    done
+    sync "$1"
+    remember dump-directory "$_new"
 }
 
 # target VERB [ARGUMENT...]: asks the driver of the current target: put NAME (from stdin), commit NAME.
@@ -79,16 +114,22 @@ take_action() {
     log "$1"
     if [ "$1" = shell ]; then
         log "hooks can be run again by hand: . /etc/kdump/targets/0; sh /lib/kdump/hooks/NN-name.sh"
+        # Who works here has no deadline.
+        [ ! -e /run/kdump/guard ] || kill "$(recall guard)"
         sh </dev/console >/dev/console 2>&1
         set -- reboot
     fi
-    case $1 in
-        poweroff) _key=o ;;
-        *) _key=b ;;
-    esac
+    end_machine "$1"
+}
+
+# end_machine reboot|poweroff|halt: without a word, for the console may be what hangs; does not return.
+end_machine() {
     "$1" -f &
     sleep 10
-    # The system call hangs when a driver does; the emergency key does not ask drivers.
-    echo "$_key" >/proc/sysrq-trigger
+    # The system call hangs when a driver does; the emergency keys do not ask drivers. There is none that halts.
+    case $1 in
+        reboot) echo b >/proc/sysrq-trigger ;;
+        poweroff) echo o >/proc/sysrq-trigger ;;
+    esac
     while :; do sleep 60; done
 }

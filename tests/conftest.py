@@ -3,12 +3,17 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from kdump_initramfs.host.root import Root
 from tests import trees
 
 Content = str | bytes | Path
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("kdump", deadline=None)
+hypothesis.settings.load_profile("kdump")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

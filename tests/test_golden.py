@@ -28,7 +28,7 @@ def outcome(root: Root) -> dict[str, str]:
     results: dict[str, str] = {}
     try:
         facts = probe.read(root, configuration)
-        results["facts.json"] = _json(facts)
+        results["facts.json"] = _json(_brief(facts))
         results["cmdline"] = _cmdline(configuration, facts) + "\n"
         plan = planning.make(root, configuration, facts, hooks.contribute(configuration, facts, root=root))
         results["plan.txt"] = _plan(plan)
@@ -40,6 +40,12 @@ def outcome(root: Root) -> dict[str, str]:
 
 def _json(facts: HostFacts) -> str:
     return msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n"
+
+
+def _brief(facts: HostFacts) -> HostFacts:
+    """Return the facts without the names of 269 applets."""
+    applets = (f"{len(facts.tools.busybox_applets)} applets",)
+    return msgspec.structs.replace(facts, tools=msgspec.structs.replace(facts.tools, busybox_applets=applets))
 
 
 def _cmdline(configuration: config.Config, facts: HostFacts) -> str:

@@ -20,7 +20,12 @@ def lines(dump: Dump, *, tail: int) -> Iterator[str]:
     if last:
         yield ""
         yield f"last lines of {store.DMESG}:"
-        yield from (f"  {line}" for line in last)
+        yield from (f"  {_printable(line)}" for line in last)
+
+
+def _printable(line: str) -> str:
+    """Return the line without what a terminal would obey: it comes from a system that went wrong."""
+    return "".join(character if character.isprintable() or character == "\t" else "?" for character in line)
 
 
 def _record(record: DumpRecord) -> Iterator[str]:

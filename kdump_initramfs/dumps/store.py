@@ -1,5 +1,6 @@
 """Saved dumps: finds them by their record and reads it. The layout is a promise: see docs/ARCHITECTURE.md."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError, KdumpError
+
+logger = logging.getLogger(__name__)
 
 RECORD = "dump.json"
 DMESG = "vmcore-dmesg.txt"
@@ -90,7 +93,7 @@ class Dump(Struct, frozen=True, kw_only=True):
 
 def find(directories: Iterable[str]) -> tuple[Dump, ...]:
     """Return the dumps in these directories, oldest first; a directory that is not there holds none."""
-    found = [dump for directory in directories for dump in _find_in(directory)]
+    found = [dump for directory in dict.fromkeys(directories) for dump in _find_in(directory)]
     return tuple(sorted(found, key=_age))
 
 
@@ -107,9 +110,9 @@ def _find_in(directory: str) -> Iterator[Dump]:
             yield read(path)
 
 
-def _age(dump: Dump) -> tuple[str, str]:
-    match = re.search(r"[0-9]{8}T[0-9]{6}Z(-[0-9]+)?$", dump.name)
-    return (match[0] if match else "", dump.name)
+def _age(dump: Dump) -> tuple[str, int, str]:
+    match = re.search(r"([0-9]{8}T[0-9]{6}Z)(?:-([0-9]+))?$", dump.name)
+    return (match[1], int(match[2] or 0), dump.name) if match else ("", 0, dump.name)
 
 
 def read(path: str) -> Dump:
@@ -123,13 +126,15 @@ def read(path: str) -> Dump:
     return Dump(name=os.path.basename(path.rstrip("/")), path=path, record=record, incomplete=unfinished)
 
 
-def _read_record(path: str) -> DumpRecord:
+def _read_record(path: str) -> DumpRecord | None:
+    """Return the record, or None where it is damaged: the dump may be good all the same."""
     with open(path, "rb") as stream:
         content = stream.read(_MAX_RECORD_BYTES)
     try:
         return msgspec.json.decode(content, type=DumpRecord)
     except msgspec.DecodeError as error:
-        raise HostError(f"{path}: {error}", hint="the dump may be good all the same: look at its vmcore") from error
+        logger.warning("%s: %s; the dump may be good all the same: look at its vmcore", path, error)
+        return None
 
 
 def choose(dumps: Iterable[Dump], name: str) -> Dump:
@@ -151,4 +156,4 @@ def tail(dump: Dump, lines: int) -> tuple[str, ...]:
     if not os.path.exists(path):
         return ()
     with open(path, encoding="utf-8", errors="replace") as stream:
-        return tuple(stream.read().splitlines()[-lines:])
+        return tuple(stream.read().splitlines()[-lines:] if lines > 0 else ())

@@ -97,6 +97,8 @@ def _check_pages(stream: BinaryIO, start: int, pages: int, size_bytes: int) -> N
 def _check_elf(stream: BinaryIO, head: bytes, size_bytes: int) -> Vmcore:
     (table,) = struct.unpack_from("<Q", head, 0x20)
     entry_bytes, entries = struct.unpack_from("<2H", head, 0x36)
+    if table + entry_bytes * entries > size_bytes:
+        raise VmcoreError(f"{size_bytes} bytes, but its program headers end at {table + entry_bytes * entries}")
     stream.seek(table)
     headers = stream.read(entry_bytes * entries)
     loads = 0

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 
 from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError
@@ -93,7 +94,12 @@ def _read_config(root: Root, release: str, image_dir: str, modules_dir: str) -> 
             return text
     packed = root.read_bytes("/proc/config.gz")
     if packed and root.read_word("/proc/sys/kernel/osrelease") == release:
-        return gzip.decompress(packed).decode("ascii", "replace")
+        try:
+            return gzip.decompress(packed).decode("ascii", "replace")
+        except (OSError, EOFError, zlib.error) as error:
+            raise HostError(
+                f"/proc/config.gz: {error}", hint=f"copy the kernel's config to /boot/config-{release}"
+            ) from None
     return None
 
 

@@ -60,7 +60,7 @@ class Root:
         return self._join(path if self.directory == "/" else self.resolve(path))
 
     def inside(self, host: str) -> str:
-        """Return the path in the root of what lies at `host` on the machine that runs us; itself where it is outside."""
+        """Return the path in the root of what lies at `host` on this machine; `host` itself where it is outside."""
         below = host.removeprefix(self.directory)
         return below if self.directory != "/" and below.startswith("/") else host
 

@@ -43,15 +43,20 @@ def canonical(root: Root, path: str) -> tuple[str, tuple[Link, ...]]:
     done = ""
     rest = [part for part in reversed(os.path.dirname(path).split("/")) if part]
     while rest:
-        here = f"{done}/{rest.pop()}"
+        part = rest.pop()
+        if part == "..":
+            done = os.path.dirname(done).rstrip("/")
+            continue
+        here = f"{done}/{part}"
         if not os.path.islink(_below(root, here)):
             done = here
             continue
+        root.resolve(here)  # raises where links go round in circles
         target = os.readlink(_below(root, here))
         links.append(Link(path=here, target=target, reason="as on the host"))
-        whole = root.resolve(here)
-        rest.extend(part for part in reversed(whole.split("/")) if part)
-        done = ""
+        # A link may lead through further links, which the image needs as well.
+        rest.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
+        done = "" if target.startswith("/") else done
     return f"{done}/{os.path.basename(path)}", tuple(links)
 
 

@@ -106,7 +106,7 @@ def load(root: Root, wanted: Command) -> None:
             "no memory is reserved for a capture kernel (/sys/kernel/kexec_crash_size is 0)",
             hint="add crashkernel=256M to the kernel's command line in the boot loader, and reboot",
         )
-    _run(wanted.words)
+    _run(root, wanted.words)
     state.write(root, image=wanted.image, described=wanted.record, words=wanted.words)
 
 
@@ -115,11 +115,16 @@ def unload(root: Root, config: Config) -> None:
     kexec = tools.find(root, "kexec")
     if not kexec:
         raise HostError("kexec: no such program", hint="install kexec-tools")
-    _run((kexec, "-p", "-u", *syscall_option(root, config)))
+    _run(root, (kexec, "-p", "-u", *syscall_option(root, config)))
     state.forget(root)
 
 
-def _run(words: Sequence[str]) -> None:
+def _run(root: Root, words: Sequence[str]) -> None:
+    if root.directory != "/":
+        raise LoadError(
+            f"{root.directory}: only the running system can be armed or disarmed",
+            hint="leave --root out, or add --print to `load` to see the command",
+        )
     if os.geteuid() != 0:
         raise LoadError("kexec: only root may load a kernel", hint="run it as root")
     result = run.run(words)

@@ -4,11 +4,13 @@ import hashlib
 
 from msgspec import Struct
 
+from kdump_initramfs import resources
 from kdump_initramfs.errors import ImageError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
-from kdump_initramfs.loader import proof, state
+from kdump_initramfs.loader import proof as proving
+from kdump_initramfs.loader import state
 from kdump_initramfs.model import Input
 
 # The second place is that of Linux 6.19 and later.
@@ -25,7 +27,7 @@ class Status(Struct, frozen=True, kw_only=True):
     # Why what is loaded is not what would be built now.
     stale: tuple[str, ...] = ()
     # The last rehearsal of what is loaded.
-    proof: proof.Proof | None = None
+    proof: proving.Proof | None = None
 
     @property
     def exit_code(self) -> int:
@@ -43,7 +45,7 @@ def read(root: Root) -> Status:
         reserved_bytes=probe.reserved_bytes(root),
         loaded=loaded,
         stale=_stale(root, loaded) if armed else (),
-        proof=proof.read(loaded.image, loaded.image_sha256) if loaded else None,
+        proof=proving.read(loaded.image, loaded.image_sha256) if loaded else None,
     )
 
 
@@ -62,5 +64,6 @@ def _stale(root: Root, loaded: state.Loaded | None) -> tuple[str, ...]:
 
 
 def _changed(root: Root, known: Input) -> bool:
-    content = root.read_bytes(known.path)
+    is_ours = known.path.startswith(resources.directory("hooks") + "/")  # of this installation, whatever the root
+    content = (Root() if is_ours else root).read_bytes(known.path)
     return content is None or hashlib.sha256(content).hexdigest() != known.sha256
