@@ -7,6 +7,7 @@ offers /proc/vmcore (fs/proc/vmcore.c). makedumpfile finds no kernel in it; the 
 import contextlib
 import gzip
 import hashlib
+import os
 import random
 import re
 import shutil
@@ -122,16 +123,16 @@ def _stop_at(words: str) -> Callable[[str], None]:
     return hear
 
 
-def make_disk(path: Path, uuid: str = capture.FS_UUID, *, size_mib: int = 64) -> Path:
+def make_disk(path: Path, *, uuid: str = capture.FS_UUID, size_mib: int = 64) -> Path:
     with path.open("wb") as stream:
         stream.truncate(size_mib * _MIB)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-U", uuid, path], check=True)
     return path
 
 
-def on_disk(disk: Path) -> Path:
-    """Return a directory with what is on the disk after what a reboot does: its journal is replayed."""
-    copy, directory = disk.with_suffix(".copy"), disk.with_suffix(".files")
+def on_disk(disk: Path, place: Path) -> Path:
+    """Return a directory below `place` with what is on the disk after what a reboot does: its journal is replayed."""
+    copy, directory = place / "disk.copy", place / "disk.files"
     shutil.copyfile(disk, copy)
     subprocess.run(["e2fsck", "-fy", copy], capture_output=True, check=False)
     directory.mkdir()
@@ -162,7 +163,7 @@ def test_every_crash_gets_its_own_dump(tmp_path: Path, core: Core) -> None:
     image, disk = make_image(tmp_path, [capture.target()]), make_disk(tmp_path / "disk")
     for _ in range(2):
         assert "saved to target 0" in boot(image, [qemu.Disk(path=str(disk))], core).console
-    found = on_disk(disk)
+    found = on_disk(disk, tmp_path)
     assert {path.name for path in found.iterdir()} == {STAMP, f"{STAMP}-1"}
     for dump in store.find([str(found)]):
         assert dump.is_complete
@@ -175,7 +176,7 @@ def test_the_second_target_gets_the_dump_where_the_first_is_absent(tmp_path: Pat
     ran = boot(image, [qemu.Disk(path=str(disk))], core)
     assert f"no device with file system UUID {capture.OTHER_FS_UUID.replace('-', '')} after 3 s" in ran.console
     assert "saved to target 1" in ran.console
-    assert store.read(str(on_disk(disk) / STAMP)).is_complete
+    assert store.read(str(on_disk(disk, tmp_path) / STAMP)).is_complete
 
 
 # --- storage that does not work ----------------------------------------------------------------------------------
@@ -183,14 +184,14 @@ def test_the_second_target_gets_the_dump_where_the_first_is_absent(tmp_path: Pat
 
 def test_a_read_only_disk_is_passed_over(tmp_path: Path, core: Core) -> None:
     image = make_image(tmp_path, [OTHER, capture.target()])
-    locked, good = make_disk(tmp_path / "locked", capture.OTHER_FS_UUID), make_disk(tmp_path / "good")
+    locked, good = make_disk(tmp_path / "locked", uuid=capture.OTHER_FS_UUID), make_disk(tmp_path / "good")
     before = digest(locked)
     ran = boot(image, [qemu.Disk(path=str(locked), readonly=True), qemu.Disk(path=str(good))], core)
     assert "vda could only be mounted read-only" in ran.console
     assert "target 0 failed" in ran.console
     assert "saved to target 1" in ran.console
     assert digest(locked) == before
-    assert store.read(str(on_disk(good) / STAMP)).is_complete
+    assert store.read(str(on_disk(good, tmp_path) / STAMP)).is_complete
 
 
 def test_nothing_is_written_into_memory_where_the_target_cannot_be_mounted(tmp_path: Path, core: Core) -> None:
@@ -228,10 +229,10 @@ def test_a_file_system_that_is_there_twice_is_refused(tmp_path: Path, core: Core
 
 @pytest.fixture
 def small_store(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory on a file system of 16 MiB: where it is full, what a guest writes to a disk there is lost."""
+    """Return a directory on a file system of its own, which is soon full."""
     place = tmp_path / "store"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", place], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "none", place], capture_output=True, check=False)
     if made.returncode != 0:
         pytest.skip("needs root that may mount")
     try:
@@ -240,16 +241,28 @@ def small_store(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+def make_thin_disk(store: Path) -> Path:
+    """Return a disk with XFS on which what has been written once, as the log, can be written again, and 4 MiB more."""
+    disk = store / "disk"
+    with disk.open("wb") as stream:
+        stream.truncate(512 * _MIB)
+    subprocess.run(["mkfs.xfs", "-q", "-K", "-m", f"uuid={capture.FS_UUID}", disk], check=True)
+    status = os.statvfs(store)
+    (store / "filler").write_bytes(bytes(status.f_bavail * status.f_bsize - 4 * _MIB))
+    return disk
+
+
 def test_what_a_lying_store_has_lost_is_not_called_a_dump(tmp_path: Path, small_store: Path) -> None:
     core = make_core(tmp_path, 32)
-    image, disk = make_image(tmp_path, [capture.target()]), make_disk(small_store / "disk", size_mib=128)
-    # A makedumpfile that fails at nothing: its writes reach the cache and no further.
+    image, disk = make_image(tmp_path, [capture.target(fs="xfs")]), make_thin_disk(small_store)
+    # A makedumpfile that fails at nothing: its writes reach the cache and no further. ext4 would stop at an error of
+    # the data and say so at once; for XFS there is nothing but fsync(2) that tells.
     lying = SAVES_LOG + "{ printf 'KDUMP   '; cat /proc/vmcore; } >\"$last\"\n"
-    capture.patch_image(image, {f"{MAKEDUMPFILE}": lambda _: lying})
+    capture.patch_image(image, {MAKEDUMPFILE: lambda _: lying})
     words = ("-drive", f"id=store,if=none,file={disk},format=raw,cache=unsafe,werror=report")
     ran = boot(image, core=core, extra=(*words, "-device", "virtio-blk-pci,drive=store"))
-    assert_gave_up(ran)
     assert re.search(r"I/O error, dev vda", ran.console)
+    assert_gave_up(ran)
     assert "vmcore did not reach the device" in ran.console
 
 
@@ -259,7 +272,7 @@ def test_a_full_target_has_the_log_and_no_core(tmp_path: Path, core: Core) -> No
     ran = boot(image, [qemu.Disk(path=str(disk))], core)
     assert_gave_up(ran)
     assert "No space left on device" in ran.console
-    dump = store.read(str(on_disk(disk) / STAMP))
+    dump = store.read(str(on_disk(disk, tmp_path) / STAMP))
     assert dump.record
     assert not dump.is_complete
     assert dump.record.files.keys() == {"vmcore-dmesg.txt", "kexec-dmesg.log"}
@@ -278,7 +291,7 @@ def test_a_collector_that_stalls_ends_with_the_deadline(tmp_path: Path, core: Co
     assert_gave_up(ran)
     assert "the deadline of 8 s has passed" in ran.console
     assert "reboot: Power down" in ran.console
-    assert names(on_disk(disk) / STAMP) == {"vmcore-dmesg.txt"}
+    assert names(on_disk(disk, tmp_path) / STAMP) == {"vmcore-dmesg.txt"}
 
 
 @pytest.mark.parametrize(
