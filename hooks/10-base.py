@@ -31,6 +31,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
             "KDUMP_HOST": host.hostname,
             "KDUMP_DEADLINE_S": str(config.capture.deadline_s),
             "KDUMP_DEVICE_TIMEOUT_S": str(config.capture.device_timeout_s),
+            "KDUMP_DEGRADED_AFTER_S": str(config.capture.degraded_after_s),
             "KDUMP_FINAL_ACTION": config.capture.final_action,
             "KDUMP_FAILURE_ACTION": config.capture.failure_action,
         },

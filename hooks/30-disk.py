@@ -8,9 +8,13 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
     disks = [device for target in host.targets for device in target.stack if device.kind in ("disk", "partition")]
     if not disks:
         return None
+    # The bus first: a disk's driver finds nothing before its controller is there.
+    drivers = tuple(module for disk in disks for module in reversed(disk.drivers))
+    modaliases = tuple(alias for disk in disks for alias in reversed(disk.modaliases))
+    is_generic = config.image.mode == "generic"
     return Contribution(
-        # The bus first: a disk's driver finds nothing before its controller is there.
-        modules=tuple(module for disk in disks for module in reversed(disk.drivers)),
-        modaliases=tuple(alias for disk in disks for alias in reversed(disk.modaliases)),
+        modules=() if is_generic else drivers,
+        # In a generic image they are known from another machine, or another kernel: what this one lacks is passed over.
+        modaliases=(*drivers, *modaliases) if is_generic else modaliases,
         provides=tuple(disk.name for disk in disks),
     )

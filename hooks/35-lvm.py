@@ -20,6 +20,10 @@ devices {
 }
 global {
     locking_type = 1
+    thin_check_executable = ""
+    cache_check_executable = ""
+    thin_repair_executable = ""
+    cache_repair_executable = ""
     use_lvmpolld = 0
     use_lvmlockd = 0
     event_activation = 0
@@ -30,6 +34,9 @@ activation {
     monitoring = 0
     reserved_memory = 1024
     reserved_stack = 64
+    activation_mode = "degraded"
+    thin_pool_autoextend_threshold = 80
+    thin_pool_autoextend_percent = 20
 }
 backup {
     backup = 0
@@ -41,42 +48,86 @@ backup {
 _UUID_PARTS = (6, 4, 4, 4, 4, 4, 6)
 _UUID_CHARACTERS = sum(_UUID_PARTS)
 
+# Modules beside dm_mod, by what the names of a volume's inner devices tell of its type (lib/activate/dev_manager.c and
+# lib/metadata/lv_manip.c of LVM2: layers and sub-volumes).
+_MODULES = {
+    "_rimage_": ("dm_raid", "raid1", "raid10", "raid456"),
+    "_mimage_": ("dm_mirror",),
+    "-tpool": ("dm_thin_pool",),
+    "_tdata": ("dm_thin_pool",),
+    "_cdata": ("dm_cache", "dm_cache_smq"),
+    "_cvol": ("dm_cache", "dm_cache_smq", "dm_writecache"),
+    "_wcorig": ("dm_writecache",),
+    "-cow": ("dm_snapshot",),
+}
+
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    volumes = {position: _volumes(target) for position, target in enumerate(host.targets)}
-    if not any(volumes.values()):
+    inside = {position: _inside(target) for position, target in enumerate(host.targets)}
+    every = [device for found in inside.values() for device in found]
+    if not every:
         return None
     if not host.tools.lvm:
         raise HostError("lvm: no such program, but the dump target is a logical volume", hint="install lvm2")
     return Contribution(
         binaries=(host.tools.lvm,),
-        modules=("dm_mod",),
+        modules=("dm_mod", *_modules(every)),
         entries=(Text(path="/etc/lvm/lvm.conf", content=_LVM_CONF),),
         target_settings={
-            position: {
-                "KDUMP_LVM": host.tools.lvm,
-                "KDUMP_LVM_SELECT": " || ".join(_selection(volume) for volume in found),
-                "KDUMP_LVM_DM_UUIDS": " ".join(volume.dm_uuid for volume in found),
-            }
-            for position, found in volumes.items()
+            position: _settings(host.tools.lvm, _volumes(host.targets[position]), found)
+            for position, found in inside.items()
             if found
         },
-        provides=tuple(volume.name for found in volumes.values() for volume in found),
+        provides=tuple(device.name for device in every),
         phase=Phase.STORAGE,
         on_failure=OnFailure.STOP,
     )
 
 
+def _settings(lvm: str, volumes: tuple[BlockDevice, ...], inside: tuple[BlockDevice, ...]) -> dict[str, str]:
+    pools = dict.fromkeys(_pool(device) for device in inside if device.dm_uuid.endswith("-tpool"))
+    return {
+        "KDUMP_LVM": lvm,
+        "KDUMP_LVM_SELECT": " || ".join(_selection(volume) for volume in volumes),
+        "KDUMP_LVM_DM_UUIDS": " ".join(volume.dm_uuid for volume in volumes),
+        # Thin pools, as group/pool.
+        "KDUMP_LVM_POOLS": " ".join(pools),
+    }
+
+
+def _inside(target: TargetFacts) -> tuple[BlockDevice, ...]:
+    """Return the logical volumes of a target with the devices that LVM makes for their insides."""
+    return tuple(device for device in target.stack if device.kind == "lvm")
+
+
 def _volumes(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    """Return the logical volumes of a target that lie directly on physical volumes; their UUID has no suffix."""
-    whole = len("LVM-") + 2 * _UUID_CHARACTERS
-    return tuple(device for device in target.stack if device.kind == "lvm" and len(device.dm_uuid) == whole)
+    """Return the logical volumes that something else stands on: activating them brings their insides."""
+    found = _inside(target)
+    inner = {name for device in found for name in device.below}
+    return tuple(device for device in found if device.name not in inner)
+
+
+def _modules(devices: list[BlockDevice]) -> tuple[str, ...]:
+    wanted = (
+        module
+        for device in devices
+        for part, modules in _MODULES.items()
+        if part in device.dm_name
+        for module in modules
+    )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _pool(device: BlockDevice) -> str:
+    """Return group/pool of a pool's device; dm/name joins names by one dash, and doubles those inside of them."""
+    group, _, pool = device.dm_name.removesuffix("-tpool").replace("--", "\0").partition("-")
+    return f"{group}/{pool}".replace("\0", "-")
 
 
 def _selection(volume: BlockDevice) -> str:
     """Return what lvm's --select needs for this volume alone (lvmreport(7))."""
     both = volume.dm_uuid.removeprefix("LVM-")
-    group, logical = both[:_UUID_CHARACTERS], both[_UUID_CHARACTERS:]
+    group, logical = both[:_UUID_CHARACTERS], both[_UUID_CHARACTERS : 2 * _UUID_CHARACTERS]
     return f"(vg_uuid={_dashed(group)} && lv_uuid={_dashed(logical)})"
 
 

@@ -1,26 +1,30 @@
 #!/bin/sh
 # Activates the logical volumes of the current target, and nothing else.
-# Settings: KDUMP_LVM (path), KDUMP_LVM_SELECT (lvm --select), KDUMP_LVM_DM_UUIDS (what must be there then).
+# Settings: KDUMP_LVM (path), KDUMP_LVM_SELECT (lvm --select), KDUMP_LVM_DM_UUIDS (what must be there then),
+# KDUMP_LVM_POOLS (group/pool of thin pools, which are extended while they fill up).
 set -eu
 . /lib/kdump/lib.sh
 [ -n "${KDUMP_LVM_SELECT:-}" ] || exit 77
 
-# Device-mapper names what it has in sysfs; there is no udev that could make links.
-present() {
+all_there() {
     for uuid in $KDUMP_LVM_DM_UUIDS; do
-        grep -qxF "$uuid" /sys/block/dm-*/dm/uuid || return 1
+        dm_exists "$uuid" || return 1
     done
 }
 
-activate() {
-    "$KDUMP_LVM" lvchange --activate y --sysinit --noudevsync --select "$KDUMP_LVM_SELECT" || :
-    present || {
-        sleep 1
-        return 1
-    }
+# What dmeventd does on a running system: a pool that is nearly full takes free extents of its group.
+watch_pools() {
+    while sleep 1; do
+        for _pool in $KDUMP_LVM_POOLS; do
+            "$KDUMP_LVM" lvextend --quiet --use-policies --noudevsync "$_pool" || :
+        done
+    done
 }
 
-wait_for "$KDUMP_DEVICE_TIMEOUT_S" activate || {
-    "$KDUMP_LVM" pvs -o pv_name,pv_uuid,vg_name,vg_uuid || :
-    die "no logical volume with $KDUMP_LVM_SELECT after $KDUMP_DEVICE_TIMEOUT_S s"
+all_there && exit 0
+"$KDUMP_LVM" lvchange --activate y --sysinit --noudevsync --select "$KDUMP_LVM_SELECT" || :
+all_there || {
+    [ "$KDUMP_WAITED_S" -lt "$KDUMP_DEVICE_TIMEOUT_S" ] || "$KDUMP_LVM" pvs -o pv_name,pv_uuid,vg_name,vg_uuid || :
+    exit "$NOT_YET"
 }
+[ -z "$KDUMP_LVM_POOLS" ] || watch_pools &

@@ -1,44 +1,88 @@
 #!/bin/sh
 # Driver of targets that are a directory on a file system: open, put NAME (from stdin), commit NAME, close.
-# Settings: KDUMP_FS_TYPE KDUMP_FS_OPTIONS KDUMP_FS_MAGIC KDUMP_FS_UUID KDUMP_FS_DM_UUID KDUMP_DIRECTORY KDUMP_HOST
-# KDUMP_DEVICE_TIMEOUT_S.
+# Settings: KDUMP_FS_TYPE KDUMP_FS_OPTIONS KDUMP_FS_UUID KDUMP_FS_CONTENT KDUMP_FS_COUNT KDUMP_FS_DM_UUIDS KDUMP_FS_DISKS
+# KDUMP_DIRECTORY KDUMP_HOST KDUMP_DEVICE_TIMEOUT_S.
 # open leaves the path of the new dump directory in /run/kdump/dump-directory: a collector may write there itself.
 set -eu
 . /lib/kdump/lib.sh
 
 mount_point=/target
 
-# bytes_are DEVICE OFFSET LENGTH HEX: does the device hold these bytes there?
-bytes_are() {
-    [ "$(dd if="$1" bs=1 skip="$2" count="$3" 2>/dev/null | od -An -v -tx1 | tr -d ' \n')" = "$4" ]
+# has_content NAME: does the device carry the magic and the UUID of the file system? KDUMP_FS_CONTENT has six words for
+# each layout that the file system may have: offset, length and bytes of the magic, and of the UUID.
+has_content() {
+    _device=$1
+    # shellcheck disable=SC2086  # words
+    set -- $KDUMP_FS_CONTENT
+    while [ $# -ge 6 ]; do
+        bytes_are "$_device" "$1" "$2" "$3" && bytes_are "$_device" "$4" "$5" "$6" && return
+        shift 6
+    done
+    return 1
 }
 
-# is_wanted NAME: is this the device that was meant, by its content and, for device-mapper, by its UUID?
-is_wanted() {
-    _device="/dev/$(echo "$1" | tr '!' /)"
-    [ -b "$_device" ] || return 1
-    if [ -n "$KDUMP_FS_DM_UUID" ]; then
-        grep -qxF "$KDUMP_FS_DM_UUID" "/sys/class/block/$1/dm/uuid" 2>/dev/null || return 1
-    else
-        # A leg of a mirror or of a multipath device carries the same content.
-        for _holder in "/sys/class/block/$1/holders"/*; do
-            [ ! -e "$_holder" ] || return 1
-        done
-    fi
-    # Both settings are three words.
-    # shellcheck disable=SC2086
-    bytes_are "$_device" $KDUMP_FS_MAGIC && bytes_are "$_device" $KDUMP_FS_UUID
+# disk_id NAME: prints WWN or serial number of the disk that the device is, or is a partition of.
+disk_id() {
+    _disk="/sys/class/block/$1"
+    [ ! -e "$_disk/partition" ] || _disk="$_disk/.."
+    for _file in wwid device/wwid serial device/serial device/cid; do
+        _id=$(tr -cs 'A-Za-z0-9.+=:-' _ 2>/dev/null <"$_disk/$_file" | sed 's/^_//; s/_$//') || :
+        [ -z "$_id" ] || break
+    done
+    echo "$_id"
 }
 
-# Sets `names` to the kernel names of all devices that are the one that was meant.
-find_device() {
+# is_known NAME: does a second thing agree with what was seen when the image was built? For device-mapper the beginning
+# of its UUID; for others the size in sectors, or the disk's id. Nothing was seen where the hardware was not there.
+is_known() {
+    [ -n "$KDUMP_FS_DM_UUIDS$KDUMP_FS_DISKS" ] || return 0
+    _dm_uuid=$(cat "/sys/class/block/$1/dm/uuid" 2>/dev/null) || :
+    for _word in $KDUMP_FS_DM_UUIDS; do
+        case $_dm_uuid in
+            "$_word"*) return 0 ;;
+        esac
+    done
+    _size=$(cat "/sys/class/block/$1/size")
+    _disk_id=$(disk_id "$1")
+    for _word in $KDUMP_FS_DISKS; do
+        [ "${_word%%:*}" != "$_size" ] || return 0
+        [ -z "$_disk_id" ] || [ "${_word#*:}" != "$_disk_id" ] || return 0
+    done
+    strangers="$strangers; $1 has its UUID, but neither the size ($_size sectors) nor the id ($_disk_id)"
+    return 1
+}
+
+# Sets `names` to all devices that are the ones that were meant, `count` to their number, and `strangers` to what is wrong
+# with those that are not quite.
+find_devices() {
     names=
-    for _entry in /sys/class/block/*; do
-        if is_wanted "${_entry##*/}"; then
-            names="$names ${_entry##*/}"
+    count=0
+    strangers=
+    for _candidate in $(block_devices); do
+        if [ -b "$(device_node "$_candidate")" ] && ! has_holder "$_candidate" && has_content "$_candidate" &&
+            is_known "$_candidate"; then
+            names="$names $_candidate"
+            count=$((count + 1))
         fi
     done
-    [ -n "$names" ]
+    [ "$count" -ge "$KDUMP_FS_COUNT" ]
+}
+
+# Sets `names`, and `options` for the mount: as many devices as the file system has, or of a btrfs those that are left.
+choose_devices() {
+    options=$KDUMP_FS_OPTIONS
+    if ! wait_for "$KDUMP_DEVICE_TIMEOUT_S" find_devices; then
+        [ "$count" -gt 0 ] ||
+            die "no device with file system UUID $KDUMP_FS_UUID after $KDUMP_DEVICE_TIMEOUT_S s$strangers; there are:" \
+                "$(block_devices | tr '\n' ' ')"
+        log "only $count of $KDUMP_FS_COUNT devices are there:$names"
+        options="$options,degraded"
+    fi
+    [ "$count" -le "$KDUMP_FS_COUNT" ] || die "file system UUID $KDUMP_FS_UUID is on several devices:$names"
+    # Without udev a btrfs learns of its other devices from the mount options alone.
+    [ "$KDUMP_FS_COUNT" -eq 1 ] || for _name in $names; do
+        options="$options,device=$(device_node "$_name")"
+    done
 }
 
 # Prints the line of what is mounted there, the topmost if there are several; nothing if there is nothing.
@@ -46,12 +90,29 @@ mounted_line() {
     grep " $mount_point " /proc/self/mountinfo | tail -n 1
 }
 
-# The device that was meant is what is mounted, read-write: a disk that is read-only mounts with status 0, and what is
-# written to a directory without a mount lands in the memory of the initramfs.
+# carrier_number LINE: prints "major:minor" of the device that a line of mountinfo names. A btrfs has no number of its own
+# there, but the path of any one of its devices.
+carrier_number() {
+    case $1 in
+        *" - btrfs "*)
+            _path=${1##* - btrfs }
+            # shellcheck disable=SC2046  # two words, hexadecimal
+            set -- $(stat -L -c '%t %T' "${_path%% *}")
+            echo "$((0x$1)):$((0x$2))"
+            ;;
+        *) echo "$1" | cut -d ' ' -f 3 ;;
+    esac
+}
+
+# check_mount NAME...: one of the devices that were meant is what is mounted, read-write: a disk that is read-only mounts
+# with status 0, and what is written to a directory without a mount lands in the memory of the initramfs.
 check_mount() {
-    _number=$(cat "/sys/class/block/$1/dev")
-    mounted_line | grep -q "^[0-9]* [0-9]* $_number " || die "what is mounted is not $1 ($_number): $(mounted_line)"
-    case ",$(mounted_line | cut -d ' ' -f 6)," in
+    _line=$(mounted_line)
+    _number=$(carrier_number "$_line")
+    for _name in "$@"; do
+        cat "/sys/class/block/$_name/dev"
+    done | grep -qxF "$_number" || die "what is mounted is not $* but: $_line"
+    case ",$(echo "$_line" | cut -d ' ' -f 6)," in
         *,rw,*) ;;
         *) die "$1 could only be mounted read-only" ;;
     esac
@@ -67,17 +128,12 @@ check_write() {
 }
 
 open_target() {
-    wait_for "$KDUMP_DEVICE_TIMEOUT_S" find_device ||
-        die "no device with file system UUID ${KDUMP_FS_UUID##* } after $KDUMP_DEVICE_TIMEOUT_S s; there are:" \
-            "$(echo /sys/class/block/*)"
-    # The list of names, without the leading space.
-    name=${names# }
-    case $name in
-        *' '*) die "file system UUID ${KDUMP_FS_UUID##* } is on several devices: $name" ;;
-    esac
-    mount -t "$KDUMP_FS_TYPE" -o "$KDUMP_FS_OPTIONS" "/dev/$(echo "$name" | tr '!' /)" "$mount_point" ||
-        die "cannot mount $name ($KDUMP_FS_TYPE)"
-    check_mount "$name"
+    choose_devices
+    # The first of the names.
+    # shellcheck disable=SC2086
+    set -- $names
+    mount -t "$KDUMP_FS_TYPE" -o "$options" "$(device_node "$1")" "$mount_point" || die "cannot mount $1 ($KDUMP_FS_TYPE)"
+    check_mount "$@"
     parent="$mount_point${KDUMP_DIRECTORY:+/$KDUMP_DIRECTORY}"
     mkdir -p "$parent"
     [ "$(realpath "$parent")" = "$parent" ] || die "$parent leads elsewhere: $(realpath "$parent")"

@@ -43,11 +43,12 @@ copy_zstd() {
     target commit vmcore.zst
 }
 
-# A gzip file ends in the number of bytes that it holds, modulo 2^32 (RFC 1952).
+# A gzip file ends in the number of bytes that it holds, modulo 2^32, the lowest byte first (RFC 1952).
 copy_gzip() {
     gzip -1 -c </proc/vmcore >"$directory/vmcore.gz-incomplete" || return 1
-    _held=$(tail -c 4 "$directory/vmcore.gz-incomplete" | od -An -tu4 | tr -d ' ')
-    [ "$_held" = $(($(stat -c %s /proc/vmcore) & 4294967295)) ] || return 1
+    # shellcheck disable=SC2046  # four words
+    set -- $(tail -c 4 "$directory/vmcore.gz-incomplete" | od -An -tu1)
+    [ $(($1 + $2 * 256 + $3 * 65536 + $4 * 16777216)) = $(($(stat -c %s /proc/vmcore) & 4294967295)) ] || return 1
     target commit vmcore.gz
 }
 

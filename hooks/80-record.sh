@@ -16,11 +16,15 @@ string() {
     printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')"
 }
 
-# The first line that says why; a panic by sysrq says it only after its own.
+# Prints the line of the log that says best why. An oops that ends the system starts us before it says that it panics.
 panic_line() {
-    [ ! -e /run/kdump/vmcore-dmesg.txt ] ||
-        grep -a -m 1 -E 'Kernel panic - not syncing|BUG: |Oops: |sysrq: Trigger a crash' /run/kdump/vmcore-dmesg.txt |
-        sed 's/^\[ *[0-9.]*\] *//'
+    [ -e /run/kdump/vmcore-dmesg.txt ] || return 0
+    for _why in 'Kernel panic - not syncing' 'BUG: |Unable to handle kernel |general protection fault' \
+        'Oops: |Internal error: '; do
+        _line=$(grep -a -E "$_why" /run/kdump/vmcore-dmesg.txt | tail -n 1)
+        [ -z "$_line" ] || break
+    done
+    echo "$_line" | sed 's/^\[ *[0-9.]*\] *//'
 }
 
 arguments() {

@@ -201,7 +201,7 @@ def _dump_directories(args: argparse.Namespace) -> list[str]:
 
 
 def dumps_list(args: argparse.Namespace) -> int:
-    from kdump_initramfs.dumps import store
+    from kdump_initramfs.dumps import show, store
 
     found = store.find(_dump_directories(args))
     if args.json:
@@ -210,7 +210,7 @@ def dumps_list(args: argparse.Namespace) -> int:
     for dump in found:
         state = "complete" if dump.is_complete else "INCOMPLETE"
         panic = dump.record.panic if dump.record else "no record"
-        print(f"{dump.name}  {state:10}  {_mib(dump.size_bytes):>10}  {panic}")
+        print(show.printable(f"{dump.name}  {state:10}  {_mib(dump.size_bytes):>10}  {panic}"))
     return 0
 
 

@@ -36,6 +36,8 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ImageSection(_Section, frozen=True, kw_only=True):
+    # "host": the drivers that this machine's targets need; "generic": those of all storage, for any machine.
+    mode: Literal["host", "generic"] = "host"
     # Where the image is written; {kernel} becomes the kernel's release.
     output: AbsolutePath = "/var/lib/kdump-initramfs/initrd-{kernel}.img"
     # "auto": the best of zstd, gzip and xz that the kernel's config can unpack.
@@ -72,6 +74,8 @@ class CaptureSection(_Section, frozen=True, kw_only=True):
     deadline_s: PositiveInt = 3600
     # How long to wait for the devices of one target.
     device_timeout_s: PositiveInt = 90
+    # How long to wait for missing members of an array before it is started without them.
+    degraded_after_s: PositiveInt = 15
     # CPUs that the capture kernel starts.
     cpus: PositiveInt = 1
     # What follows a saved dump, and what follows when nothing could be saved.
@@ -103,6 +107,8 @@ class DiskTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="dis
     ]
     # Directory of the dumps below the root of that file system.
     path: AbsolutePath = "/"
+    # Type of the file system, for a generic image where the device is not there to tell.
+    fs_type: Annotated[str, Meta(pattern=r"\A[a-z0-9]*\Z", description="a type of file system such as ext4")] = ""
 
 
 Target = PathTarget | DiskTarget

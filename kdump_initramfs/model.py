@@ -122,11 +122,21 @@ class BlockDevice(Struct, frozen=True, kw_only=True):
     drivers: tuple[str, ...] = ()
     # Names under which the bus announces the same devices, where a driver is built in (modalias).
     modaliases: tuple[str, ...] = ()
+    # What the disk says of itself: WWN or serial number, whichever sysfs has; "" if none.
+    disk_id: str = ""
     # dm/name and dm/uuid, without which this is no device-mapper device.
     dm_name: str = ""
     dm_uuid: str = ""
-    # UUID of what lies on the device: of the file system, or of the LVM physical volume.
+    # md/level: raid0, raid1, raid4, raid5, raid6, raid10, linear; "" if this is no array.
+    md_level: str = ""
+    # File behind a loop device (loop/backing_file).
+    loop_file: str = ""
+    # What lies on the device, as blkid(8) says it: ext4, LVM2_member, crypto_LUKS, linux_raid_member, …
+    content_type: str = ""
+    # Its UUID: of the file system, the physical volume, the LUKS header or the array.
     content_uuid: str = ""
+    # Memory that opening a LUKS device on this one takes (Argon2); 0 if none, or if the header could not be read.
+    luks_kdf_kib: int = 0
     # The devices below, by kernel name.
     below: tuple[str, ...] = ()
 
@@ -147,13 +157,29 @@ class TargetFacts(Struct, frozen=True, kw_only=True):
     # Directory of the dumps below the root of `filesystem`; "" for that root itself.
     directory: str
     filesystem: Filesystem
-    # The layers, outermost (the one that carries the file system) first, disks last.
+    # The layers, outermost (those that carry the file system) first, disks last.
     stack: tuple[BlockDevice, ...]
+    # Kernel names of the devices that carry the file system: one, or all of a btrfs.
+    devices: tuple[str, ...] = ()
 
     @property
     def device(self) -> BlockDevice:
-        """The block device that carries the file system."""
+        """The block device that carries the file system, or the first of several."""
         return self.stack[0]
+
+    def under(self, device: BlockDevice) -> tuple[BlockDevice, ...]:
+        """Return the layers directly below one of the stack."""
+        return tuple(other for other in self.stack if other.name in device.below)
+
+
+class CryptEntry(Struct, frozen=True, kw_only=True):
+    """One line of /etc/crypttab (crypttab(5))."""
+
+    name: str
+    source: str
+    # "" if a passphrase is asked for.
+    key_file: str = ""
+    options: tuple[str, ...] = ()
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -168,6 +194,8 @@ class Tools(Struct, frozen=True, kw_only=True):
     vmcore_dmesg: str = ""
     zstd: str = ""
     lvm: str = ""
+    mdadm: str = ""
+    cryptsetup: str = ""
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
@@ -184,10 +212,22 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     # APIC id of the boot processor, which a capture kernel with several CPUs must not start; None if unknown.
     boot_apicid: int | None = None
     tools: Tools = field(default_factory=Tools)
+    crypttab: tuple[CryptEntry, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
 
 # --- what hooks say ----------------------------------------------------------------------------------------------
+
+
+class DriverSet(Struct, frozen=True, kw_only=True):
+    """Modules for devices that are not known yet: taken along, and loaded when a device asks for them."""
+
+    # Directories of modules, as modules.dep spells them; of what is in them, what a device can ask for is taken.
+    directories: tuple[str, ...]
+    # Names of modules to leave out.
+    without: tuple[str, ...] = ()
+    # Directories: what needs a module of one of them is left out too.
+    independent_of: tuple[str, ...] = ()
 
 
 class Contribution(Struct, frozen=True, kw_only=True):
@@ -199,6 +239,8 @@ class Contribution(Struct, frozen=True, kw_only=True):
     modules: tuple[str, ...] = ()
     # modalias strings whose modules are wanted.
     modaliases: tuple[str, ...] = ()
+    # Modules that are loaded by what devices ask for; 25-drivers.sh does that.
+    drivers: DriverSet | None = None
     entries: tuple[Entry, ...] = ()
     # Settings for the scripts; names start with KDUMP_.
     settings: Mapping[str, str] = {}

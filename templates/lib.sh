@@ -46,23 +46,110 @@ past_deadline() {
     [ -e /run/kdump/deadline-passed ]
 }
 
-# run_hook NAME [ARGUMENT...]: runs a hook as a child and records status, start and duration as one step.
-run_hook() {
-    _name="$*"
+# start_hook NAME [ARGUMENT...]: runs a hook as a child, and sets _status to how it ended.
+start_hook() {
     _script="/lib/kdump/hooks/$1.sh"
     shift
+    _status=0
+    sh "$_script" "$@" </dev/null >>"$KDUMP_LOG" 2>&1 || _status=$?
+}
+
+# record_step STATUS BEGAN NAME: BEGAN is in centiseconds; for the record of the dump.
+record_step() {
+    echo "$1 $2 $(($(uptime_cs) - $2)) $3" >>/run/kdump/steps
+}
+
+# run_hook NAME [ARGUMENT...]: runs a hook and records status, start and duration as one step.
+run_hook() {
+    _name="$*"
     _began=$(uptime_cs)
     _log_lines=$(wc -l <"$KDUMP_LOG")
     log "$_name"
-    _status=0
-    sh "$_script" "$@" </dev/null >>"$KDUMP_LOG" 2>&1 || _status=$?
-    echo "$_status $_began $(($(uptime_cs) - _began)) $_name" >>/run/kdump/steps
+    start_hook "$@"
+    record_step "$_status" "$_began" "$_name"
     case $_status in
         0 | 77) return 0 ;;
     esac
     tail -n "+$((_log_lines + 2))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
     log "$_name: failed with status $_status"
     return 1
+}
+
+# Exit status of a storage hook that must be run again: not all is there yet (EX_TEMPFAIL of sysexits.h).
+NOT_YET=75
+
+# assemble NAME...: runs storage hooks in their order, again and again until none says NOT_YET: layers stand on each
+# other in any order, and devices appear when they like. A hook finds in KDUMP_WAITED_S how long that has taken. Each is
+# recorded as one step, with its last status.
+assemble() {
+    _first=$(uptime_cs)
+    until assemble_once "$@"; do
+        sleep 0.3
+    done
+    for _step in $_statuses; do
+        record_step "${_step%%:*}" "$_first" "${_step#*:}"
+    done
+    [ -n "$_bad" ] || return 0
+    tail -n 8 "$KDUMP_LOG" 2>/dev/null >/dev/console
+    log "storage is not there after $KDUMP_WAITED_S s:$_bad"
+    return 1
+}
+
+# Sets _statuses to STATUS:NAME of each hook, and _bad to those that have failed or want more time; fails where it is
+# worth another try.
+assemble_once() {
+    KDUMP_WAITED_S=$((($(uptime_cs) - _first) / 100))
+    export KDUMP_WAITED_S
+    _statuses=
+    _bad=
+    _again=1
+    for _hook in "$@"; do
+        start_hook "$_hook"
+        _statuses="$_statuses $_status:$_hook"
+        case $_status in
+            0 | 77) continue ;;
+            "$NOT_YET") ;;
+            *) _again=0 ;;
+        esac
+        _bad="$_bad $_hook"
+    done
+    [ -z "$_bad" ] || [ "$_again" = 0 ] || [ "$KDUMP_WAITED_S" -ge "$KDUMP_DEVICE_TIMEOUT_S" ]
+}
+
+# block_devices: prints the names of all block devices, as sysfs spells them.
+block_devices() {
+    for _entry in /sys/class/block/*; do
+        echo "${_entry##*/}"
+    done
+}
+
+# device_node NAME: prints the path; sysfs writes the slash of cciss/c0d0 as an exclamation mark.
+device_node() {
+    echo "/dev/$(echo "$1" | tr '!' /)"
+}
+
+# device_bytes NAME OFFSET LENGTH: prints these bytes of a device.
+device_bytes() {
+    dd if="$(device_node "$1")" bs=1 skip="$2" count="$3" 2>/dev/null
+}
+
+# bytes_are NAME OFFSET LENGTH HEX: does the device hold these bytes there?
+bytes_are() {
+    [ "$(device_bytes "$1" "$2" "$3" | od -An -v -tx1 | tr -d ' \n')" = "$4" ]
+}
+
+# has_holder NAME: does another device stand on this one? A leg of a mirror or of a multipath device carries the same
+# content as the whole.
+has_holder() {
+    for _holder in "/sys/class/block/$1/holders"/*; do
+        [ ! -e "$_holder" ] || return 0
+    done
+    return 1
+}
+
+# dm_exists UUID: is there a device-mapper device with this UUID? There is no udev that could make links.
+dm_exists() {
+    grep -qxF "$1" /sys/block/dm-*/dm/uuid 2>/dev/null
 }
 
 # vmcoreinfo KEY: prints what the crashed kernel says of itself, or nothing.

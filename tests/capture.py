@@ -73,13 +73,16 @@ def target(
     directory: str = "",
     partition: bool = False,
     lvm: bool = False,
-    options: tuple[str, ...] = (),
+    size_bytes: int = 0,
 ) -> TargetFacts:
-    """Return a target on a disk of that driver, or on a partition of it, or on a logical volume on either."""
-    stack = [BlockDevice(name="disk0", kind="disk", number="8:0", size_bytes=1 << 31, drivers=_DRIVERS[driver])]
+    """Return a target on a disk of that driver, or on a partition of it, or on a logical volume on either.
+
+    `size_bytes` is that of the partition, or of the disk; 0 was not seen, and any will do.
+    """
+    stack = [BlockDevice(name="disk0", kind="disk", number="8:0", size_bytes=size_bytes, drivers=_DRIVERS[driver])]
     if partition:
         below = (stack[0].name,)
-        stack.insert(0, BlockDevice(name="part1", kind="partition", number="8:1", size_bytes=1 << 30, below=below))
+        stack.insert(0, BlockDevice(name="part1", kind="partition", number="8:1", size_bytes=size_bytes, below=below))
     if lvm:
         volume = BlockDevice(
             name="dm-0",
@@ -95,7 +98,7 @@ def target(
         kind="path",
         name=f"/srv/{uuid[:8]}/{directory}",
         directory=directory,
-        filesystem=Filesystem(type=fs, uuid=uuid, options=options),
+        filesystem=Filesystem(type=fs, uuid=uuid),
         stack=tuple(stack),
     )
 

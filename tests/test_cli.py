@@ -137,15 +137,15 @@ BAD_INPUT = {
     ),
     "target directory is a file": ("file /var/crash x", [], "/var/crash: is no directory", "mkdir"),
     "file system that cannot be mounted": (
-        "file /proc/self/mountinfo 28 1 254:1 / / rw - f2fs /dev/vda1 rw",
+        "file /proc/self/mountinfo 28 1 254:1 / / rw - nilfs2 /dev/vda1 rw",
         [],
-        "/var/crash: on f2fs, which the capture environment cannot mount",
+        "/var/crash: on nilfs2, which the capture environment cannot mount",
         "ext2, ext3, ext4, xfs",
     ),
     "memory file system": (
         "file /proc/self/mountinfo 28 1 0:25 / / rw - tmpfs tmpfs rw",
         [],
-        "/var/crash: on tmpfs (tmpfs), which is not one block device",
+        "/var/crash: on tmpfs (tmpfs), which is not on a block device",
         "[[target]]",
     ),
     "no /proc": ("remove /proc/self", [], "has no /proc/self/mountinfo", "--facts"),

@@ -1,6 +1,7 @@
 """Small formats: superblocks, the head of a bzImage, and saved vmcores, whole, cut off and made up."""
 
 import io
+import json
 import struct
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdump_initramfs.formats import bzimage, superblock, vmcore
+from kdump_initramfs.formats import bzimage, luks, superblock, vmcore
 from kdump_initramfs.formats.vmcore import Vmcore, VmcoreError
 from tests import kernels, programs, trees
 
@@ -19,25 +20,33 @@ UUID = "01234567-89ab-cdef-0123-456789abcdef"
 
 
 @pytest.mark.parametrize(
-    ("family", "command"),
+    ("family", "command", "uuid"),
     [
-        ("ext4", ["mkfs.ext4", "-q", "-F", "-U", UUID]),
-        ("ext4", ["mkfs.ext4", "-q", "-F", "-b", "1024", "-U", UUID]),
-        ("ext4", ["mkfs.ext2", "-q", "-F", "-U", UUID]),
-        ("xfs", ["mkfs.xfs", "-q", "-f", "-m", f"uuid={UUID}"]),
+        ("ext4", ["mkfs.ext4", "-q", "-F", "-U", UUID], UUID),
+        ("ext4", ["mkfs.ext4", "-q", "-F", "-b", "1024", "-U", UUID], UUID),
+        ("ext4", ["mkfs.ext2", "-q", "-F", "-U", UUID], UUID),
+        ("xfs", ["mkfs.xfs", "-q", "-f", "-m", f"uuid={UUID}"], UUID),
+        ("btrfs", ["mkfs.btrfs", "-q", "-f", "-U", UUID], UUID),
+        ("f2fs", ["mkfs.f2fs", "-q", "-f", "-U", UUID], UUID),
+        ("vfat", ["mkfs.vfat", "-F", "32", "-i", "1234abcd"], "1234-ABCD"),
+        ("vfat", ["mkfs.vfat", "-F", "16", "-i", "1234abcd"], "1234-ABCD"),
+        ("exfat", ["sh", "-c", 'mkfs.exfat "$0" && tune.exfat -I 0x1234abcd "$0"'], "1234-ABCD"),
     ],
 )
-def test_uuid_is_the_one_that_mkfs_was_told(family: str, command: list[str], tmp_path: Path) -> None:
-    programs.need(command[0])
+def test_uuid_is_the_one_that_mkfs_was_told(family: str, command: list[str], uuid: str, tmp_path: Path) -> None:
+    programs.need(f"mkfs.{family}")
     disk = tmp_path / "disk"
     with open(disk, "wb") as stream:
         stream.truncate(320 << 20)
     subprocess.run([*command, str(disk)], check=True, capture_output=True)
     with open(disk, "rb") as stream:
         head = stream.read(superblock.HEAD_BYTES)
-    assert superblock.identify(head) == (family, UUID)
-    layout = superblock.KNOWN[family]
-    assert head[layout.uuid_offset : layout.uuid_offset + layout.uuid_bytes].hex() == UUID.replace("-", "")
+    assert superblock.identify(head) == (family, uuid)
+    stored = [
+        head[layout.uuid_offset : layout.uuid_offset + layout.uuid_bytes].hex() == superblock.stored(layout, uuid)
+        for layout in superblock.layouts(family)
+    ]
+    assert any(stored)
 
 
 @given(st.binary(max_size=1200))
@@ -49,6 +58,51 @@ def test_any_head_is_a_known_file_system_or_none(head: bytes) -> None:
 def test_short_head_is_no_file_system(size: int, tmp_path: Path) -> None:
     trees.make(f"device /disk ext4 {UUID}", tmp_path)
     assert superblock.identify((tmp_path / "disk").read_bytes()[:size]) is None
+
+
+# --- LUKS ----------------------------------------------------------------------------------------------------------
+
+LUKS_UUID = "1f2e3d4c-5b6a-4988-9f2e-3d4c5b6a7988"
+LUKS_BYTES = 16384
+
+
+def luks_header(area: bytes, *, version: int = 2) -> bytes:
+    head = luks.MAGIC + version.to_bytes(2, "big") + LUKS_BYTES.to_bytes(8, "big")
+    head = head.ljust(luks.UUID_OFFSET, b"\0") + LUKS_UUID.encode()
+    return (head.ljust(4096, b"\0") + area).ljust(LUKS_BYTES, b"\0")
+
+
+def keyslots(*kdfs: dict[str, object]) -> bytes:
+    return json.dumps({"keyslots": {str(number): {"kdf": kdf} for number, kdf in enumerate(kdfs)}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("kdfs", "kib"),
+    [
+        ([], 0),
+        ([{"type": "pbkdf2", "iterations": 1000}], 0),
+        ([{"type": "argon2id", "memory": 65536}, {"type": "pbkdf2"}, {"type": "argon2i", "memory": 1048576}], 1048576),
+    ],
+)
+def test_memory_of_the_most_expensive_keyslot_is_told(kdfs: list[dict[str, object]], kib: int) -> None:
+    assert luks.parse(luks_header(keyslots(*kdfs))) == luks.Luks(version=2, uuid=LUKS_UUID, kdf_kib=kib)
+
+
+def test_luks1_takes_no_memory() -> None:
+    assert luks.parse(luks_header(b"", version=1)) == luks.Luks(version=1, uuid=LUKS_UUID, kdf_kib=0)
+
+
+@pytest.mark.parametrize(
+    "area",
+    [b"", b"{", b"[]", b"{}", b'{"keyslots": 1}', b'{"keyslots": {"0": {}}}', b'{"keyslots": {"0": {"kdf": []}}}'],
+)
+def test_damaged_luks2_header_is_none(area: bytes) -> None:
+    assert luks.parse(luks_header(area)) is None
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_after_the_magic_are_a_luks_header_or_none(tail: bytes) -> None:
+    luks.parse(luks.MAGIC + tail)
 
 
 # --- bzImage -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from kdump_initramfs import __version__, config, hooks, resources
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import drivers
 from kdump_initramfs.image import plan as planning
 from kdump_initramfs.loader import cmdline
 from kdump_initramfs.model import HostFacts, Plan, Text
@@ -68,8 +69,9 @@ def _texts(plan: Plan) -> dict[str, str]:
     """Return the texts of the image that were made here, but the library, which is a file of templates/."""
     texts = {entry.path: entry.content for entry in plan.entries if isinstance(entry, Text)}
     names = {"/init": "init", "/etc/kdump/settings": "settings", "/etc/kdump/modules": "modules"}
+    names |= {drivers.ALIASES: "driver-aliases", drivers.ORDER: "driver-order"}
     names |= {path: f"target-{path.rpartition('/')[2]}" for path in texts if path.startswith("/etc/kdump/targets/")}
-    return {name: texts[path] for path, name in names.items()}
+    return {name: texts[path] for path, name in names.items() if path in texts}
 
 
 def _error(error: KdumpError) -> str:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from kdump_initramfs import config
 from kdump_initramfs.config import DiskTarget, KernelSection, PathTarget
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import block, kernel, mounts, probe, targets, tools
+from kdump_initramfs.host import block, content, crypttab, kernel, mounts, probe, targets, tools
 from kdump_initramfs.host.mounts import Mount
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice
+from kdump_initramfs.model import BlockDevice, CryptEntry
 from tests import elfmaker, kernels, programs, trees
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
@@ -122,7 +122,7 @@ def test_path_on_no_mount_has_no_holder() -> None:
 
 
 def test_stack_goes_from_the_volume_down_to_the_disk(host_root: HostRoot) -> None:
-    stack = block.read_stack(host_root("lvm-on-luks"), "253:1")
+    stack = block.read_stack(host_root("lvm-on-luks"), ["253:1"])
     assert [(device.name, device.kind) for device in stack] == [
         ("dm-1", "lvm"),
         ("dm-0", "crypt"),
@@ -134,10 +134,72 @@ def test_stack_goes_from_the_volume_down_to_the_disk(host_root: HostRoot) -> Non
 
 
 def test_disk_below_two_devices_comes_once_and_last(host_root: HostRoot) -> None:
-    stack = block.read_stack(host_root("md-raid1"), "9:127")
+    stack = block.read_stack(host_root("md-raid1"), ["9:127"])
     assert [device.name for device in stack] == ["md127", "vda1", "vda2", "vda"]
     assert stack[0].below == ("vda1", "vda2")
 
+
+def test_all_devices_of_a_btrfs_are_found_by_any(host_root: HostRoot) -> None:
+    root = host_root("btrfs")
+    assert block.members_of_btrfs(root, "vda1") == ("254:1", "254:2")
+    assert block.members_of_btrfs(root, "vda2") == ("254:1", "254:2")
+    assert block.members_of_btrfs(root, "vda") == ()
+
+
+def test_serial_number_that_cannot_be_read_is_none(sysroot: Make) -> None:
+    # A directory, as reading a SCSI disk's wwid fails (EINVAL) and not because nothing is there.
+    disk = "/sys/devices/pci0/host0/block/sda"
+    files = {f"{disk}/dev": "8:0\n", f"{disk}/device/wwid/": "", f"{disk}/device/serial": "S1\n"}
+    root = sysroot({"/sys/dev/block/8:0": Path("../../devices/pci0/host0/block/sda"), **files})
+    assert block.read_stack(root, ["8:0"])[0].disk_id == "S1"
+
+
+# --- what lies on them -------------------------------------------------------------------------------------------
+
+
+def test_content_is_what_udev_has_recorded(sysroot: Make) -> None:
+    record = "S:disk/by-id/x\nI:1\nE:ID_FS_TYPE=LVM2_member\nE:ID_FS_UUID=Wk3nNn-XXf4\nE:ODD=a=b\nG:systemd\n"
+    root = sysroot({"/run/udev/data/b8:1": record})
+    assert content.read(root, "sda1", "8:1") == content.Content(type="LVM2_member", uuid="Wk3nNn-XXf4")
+    assert content.udev(root, "8:1")["ODD"] == "a=b"
+    assert content.read(root, "sda2", "8:2") == content.Content()
+
+
+def test_content_is_read_from_the_device_where_udev_is_not(sysroot: Make, tmp_path: Path) -> None:
+    uuid = "0b5a9f5c-54b4-4a7c-8a4c-0a2f6f3d1e01"
+    root = sysroot({"/dev/": ""})
+    trees.make(f"device /dev/sda1 xfs {uuid}\n", Path(root.directory))
+    assert content.read(root, "sda1", "8:1") == content.Content(type="xfs", uuid=uuid)
+
+
+CRYPTTAB = """\
+# <target name> <source device> <key file> <options>
+one\tUUID=1f2e3d4c  /etc/keys/one luks,discard
+
+two /dev/sda2 none
+three /dev/sda3 -
+four /dev/sda4
+five
+  six /dev/sda6 /dev/urandom swap,,x
+"""
+
+
+def test_lines_of_crypttab_are_read() -> None:
+    assert crypttab.parse(CRYPTTAB) == (
+        CryptEntry(name="one", source="UUID=1f2e3d4c", key_file="/etc/keys/one", options=("luks", "discard")),
+        CryptEntry(name="two", source="/dev/sda2"),
+        CryptEntry(name="three", source="/dev/sda3"),
+        CryptEntry(name="four", source="/dev/sda4"),
+        CryptEntry(name="six", source="/dev/sda6", key_file="/dev/urandom", options=("swap", "x")),
+    )
+
+
+@given(st.text())
+def test_any_crypttab_is_entries_with_a_name_and_a_source(text: str) -> None:
+    assert all(entry.name and entry.source for entry in crypttab.parse(text))
+
+
+# --- kinds of devices --------------------------------------------------------------------------------------------
 
 DM = "/sys/devices/virtual/block/dm-0"
 
@@ -163,7 +225,7 @@ def test_kind_of_device_is_told_by_its_directory(files: Mapping[str, str], kind:
         | {f"/sys/devices/virtual/block/{'vda/' if kind == 'partition' else ''}dm-0/{name}": text
            for name, text in ({"dev": "253:0", "size": "8"} | dict(files)).items()}
     )  # fmt: skip
-    assert block.read_stack(root, "253:0")[0].kind == kind
+    assert block.read_stack(root, ["253:0"])[0].kind == kind
 
 
 def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> None:
@@ -171,13 +233,13 @@ def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> 
     files |= {f"{DM}/dev": "253:0", f"{DM}/slaves/dm-0": Path("../../dm-0"), f"{DM}/slaves/dm-1": Path("../../dm-0")}
     start = time.monotonic()
     with pytest.raises(HostError):
-        block.read_stack(sysroot(files), "253:0")
+        block.read_stack(sysroot(files), ["253:0"])
     assert time.monotonic() - start < 2
 
 
 def test_unknown_device_number_is_named(sysroot: Make) -> None:
     with pytest.raises(HostError, match="/sys/dev/block/8:1: no such block device"):
-        block.read_stack(sysroot({}), "8:1")
+        block.read_stack(sysroot({}), ["8:1"])
 
 
 def test_uuid_is_found_in_any_case(host_root: HostRoot) -> None:

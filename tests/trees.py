@@ -170,7 +170,7 @@ def _packed(name: str, content: bytes) -> bytes:
 
 def _make_device(directive: Directive, place: Path) -> None:
     family, uuid = directive.words
-    layout = superblock.KNOWN[family]
+    layout = superblock.layouts(family)[0]
     head = bytearray(superblock.HEAD_BYTES)
     head[layout.magic_offset : layout.magic_offset + len(layout.magic)] = layout.magic
     head[layout.uuid_offset : layout.uuid_offset + layout.uuid_bytes] = bytes.fromhex(uuid.replace("-", ""))

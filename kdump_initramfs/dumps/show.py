@@ -11,6 +11,15 @@ _MIB = 1 << 20
 
 def lines(dump: Dump, *, tail: int) -> Iterator[str]:
     """Yield the lines that describe a dump, with the last `tail` lines of the crashed kernel's log."""
+    return (printable(line) for line in _lines(dump, tail))
+
+
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey: it comes from a system that went wrong."""
+    return "".join(character if character.isprintable() or character == "\t" else "?" for character in line)
+
+
+def _lines(dump: Dump, tail: int) -> Iterator[str]:
     yield f"dump       {dump.path}"
     yield f"state      {'complete' if dump.is_complete else 'INCOMPLETE'}"
     yield from (f"unfinished {name}" for name in dump.incomplete)
@@ -20,12 +29,7 @@ def lines(dump: Dump, *, tail: int) -> Iterator[str]:
     if last:
         yield ""
         yield f"last lines of {store.DMESG}:"
-        yield from (f"  {_printable(line)}" for line in last)
-
-
-def _printable(line: str) -> str:
-    """Return the line without what a terminal would obey: it comes from a system that went wrong."""
-    return "".join(character if character.isprintable() or character == "\t" else "?" for character in line)
+        yield from (f"  {line}" for line in last)
 
 
 def _record(record: DumpRecord) -> Iterator[str]:

@@ -29,6 +29,9 @@ _SYSTEM_DIRS_BYTES = 4096
 # musl, ldso/dynlink.c: the list that holds without /etc/ld-musl-ARCH.path, and the names that libc itself answers to.
 _MUSL_DIRS = ("/lib", "/usr/local/lib", "/usr/lib")
 _is_musl_libc = re.compile(r"lib(?:c|pthread|rt|m|dl|util|xnet)\.").match
+# What a library opens by name when it runs, and no ELF header names: the threads of Argon2 end by pthread_exit(3), for
+# which glibc opens this one, or aborts.
+OPENED_LATER = {"libcryptsetup.so.12": ("libgcc_s.so.1",)}
 _find_tokens = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
 
 
@@ -180,7 +183,7 @@ class _Walk:
         queue = deque([program])
         while queue:
             loader = queue.popleft()
-            for needed in loader.file.needed:
+            for needed in (*loader.file.needed, *_opened_later(loader, linker)):
                 if needed in loaded or (linker.is_musl and _is_musl_libc(needed)):
                     continue
                 loaded.add(needed)
@@ -276,6 +279,10 @@ def _read_elf(root: Root, path: str) -> elf.ElfFile | None:
         if stream.read(len(elf.MAGIC)) != elf.MAGIC:
             return None
         return elf.read(stream, path)
+
+
+def _opened_later(loader: _Object, linker: _Linker) -> tuple[str, ...]:
+    return () if linker.is_musl else OPENED_LATER.get(loader.file.soname, ())
 
 
 def _own_dirs(loader: _Object, linker: _Linker) -> Iterator[str]:

@@ -4,9 +4,10 @@ Format: Documentation/ABI/stable/sysfs-block and Documentation/ABI/testing/sysfs
 """
 
 import os
+from collections.abc import Sequence
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.formats import superblock
+from kdump_initramfs.host import content
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, BlockKind
 
@@ -14,17 +15,16 @@ _SECTOR_BYTES = 512  # unit of /sys/block/*/size whatever the device (Documentat
 _MAX_LAYERS = 64
 
 
-def read_stack(root: Root, number: str) -> tuple[BlockDevice, ...]:
-    """Return the device `number` ("major:minor") and everything below it, outermost first, disks last.
+def read_stack(root: Root, numbers: Sequence[str]) -> tuple[BlockDevice, ...]:
+    """Return the devices `numbers` ("major:minor") and everything below them, outermost first, disks last.
 
-    Raises HostError where sysfs does not know the device.
+    Raises HostError where sysfs does not know a device.
     """
-    uuids = _content_uuids(root)
     stack: dict[str, BlockDevice] = {}
-    waiting = [_device_directory(root, number)]
+    waiting = [_device_directory(root, number) for number in numbers]
     while waiting:
         directory = waiting.pop(0)
-        device = _read_device(root, directory, uuids)
+        device = _read_device(root, directory)
         stack.pop(device.name, None)  # a device below two others comes after both
         stack[device.name] = device
         waiting += [_sysfs_of(root, directory, name) for name in device.below]
@@ -45,19 +45,21 @@ def _device_directory(root: Root, number: str) -> str:
 
 def _sysfs_of(root: Root, directory: str, name: str) -> str:
     """Return the sysfs directory of the device `name` that stands below the one at `directory`."""
-    if root.exists(f"{directory}/slaves/{name}"):
-        return root.resolve(f"{directory}/slaves/{name}")
+    slave = f"{directory}/slaves/{name.replace('/', '!')}"
+    if root.exists(slave):
+        return root.resolve(slave)
     return os.path.dirname(directory)  # a partition's disk is the directory above
 
 
-def _read_device(root: Root, directory: str, uuids: dict[str, str]) -> BlockDevice:
-    name = os.path.basename(directory).replace("!", "/")
+def _read_device(root: Root, directory: str) -> BlockDevice:
+    name = _name(directory)
     number = root.read_word(f"{directory}/dev")
-    below = tuple(root.list(f"{directory}/slaves"))
+    below = tuple(slave.replace("!", "/") for slave in root.list(f"{directory}/slaves"))
     if root.exists(f"{directory}/partition"):
-        below = (os.path.basename(os.path.dirname(directory)),)
+        below = (_name(os.path.dirname(directory)),)
     dm_uuid = root.read_word(f"{directory}/dm/uuid")
     drivers, modaliases = ((), ()) if below else _read_drivers(root, directory)
+    found = content.read(root, name, number)
     return BlockDevice(
         name=name,
         kind=_kind(root, directory, dm_uuid),
@@ -65,11 +67,37 @@ def _read_device(root: Root, directory: str, uuids: dict[str, str]) -> BlockDevi
         size_bytes=int(root.read_word(f"{directory}/size") or 0) * _SECTOR_BYTES,
         drivers=drivers,
         modaliases=modaliases,
+        disk_id=_disk_id(root, directory),
         dm_name=root.read_word(f"{directory}/dm/name"),
         dm_uuid=dm_uuid,
-        content_uuid=uuids.get(name, "") or _read_uuid(root, name),
+        md_level=root.read_word(f"{directory}/md/level"),
+        loop_file=root.read_word(f"{directory}/loop/backing_file"),
+        content_type=found.type,
+        content_uuid=found.uuid,
+        luks_kdf_kib=content.luks_kdf_kib(root, name),
         below=below,
     )
+
+
+def _name(directory: str) -> str:
+    """Return the kernel name of a device; sysfs writes the slash of cciss/c0d0 as an exclamation mark."""
+    return os.path.basename(directory).replace("!", "/")
+
+
+# Where a disk tells its WWN or serial number: NVMe, SCSI and SATA, virtio, MMC.
+_DISK_IDS = ("wwid", "device/wwid", "serial", "device/serial", "device/cid")
+
+
+def _disk_id(root: Root, directory: str) -> str:
+    return next((word for path in _DISK_IDS if (word := _read_id(root, f"{directory}/{path}"))), "")
+
+
+def _read_id(root: Root, path: str) -> str:
+    """Return what sysfs says; a SCSI disk has the file and yet refuses to read it (EINVAL) where it knows no WWN."""
+    try:
+        return root.read_word(path)
+    except HostError:
+        return ""
 
 
 _DM_KINDS: dict[str, BlockKind] = {"LVM": "lvm", "CRYPT": "crypt", "mpath": "multipath"}
@@ -106,30 +134,22 @@ def _read_drivers(root: Root, directory: str) -> tuple[tuple[str, ...], tuple[st
     return tuple(modules), tuple(modaliases)
 
 
-def _content_uuids(root: Root) -> dict[str, str]:
-    """Return kernel name -> UUID of the content, as udev has recorded it in /dev/disk/by-uuid."""
-    directory = "/dev/disk/by-uuid"
-    return {os.path.basename(root.resolve(f"{directory}/{uuid}")): uuid for uuid in root.list(directory)}
-
-
-def identify(root: Root, name: str) -> tuple[str, str] | None:
-    """Return type and UUID of the file system from the device itself; None if unknown or not to be read."""
-    try:
-        with open(root.host(f"/dev/{name}"), "rb") as stream:
-            return superblock.identify(stream.read(superblock.HEAD_BYTES))
-    except OSError:
-        return None
-
-
-def _read_uuid(root: Root, name: str) -> str:
-    """Return the UUID for machines without udev."""
-    found = identify(root, name)
-    return found[1] if found else ""
-
-
 def find_by_uuid(root: Root, uuid: str) -> str:
     """Return "major:minor" of the device with that content; raise HostError where there is none."""
-    for name, known in ((name, known) for name, known in _content_uuids(root).items()):
+    for name, known in content.by_uuid(root).items():
         if known.lower() == uuid.lower():
             return root.read_word(f"/sys/class/block/{name.replace('/', '!')}/dev")
     raise HostError(f"UUID={uuid}: no such file system on this machine", hint="lsblk -o NAME,UUID lists them")
+
+
+def members_of_btrfs(root: Root, name: str) -> tuple[str, ...]:
+    """Return "major:minor" of all devices of the btrfs that the device `name` belongs to; none where none is mounted.
+
+    They are in /sys/fs/btrfs/UUID/devices.
+    """
+    link = name.replace("/", "!")
+    for filesystem in root.list("/sys/fs/btrfs"):
+        devices = f"/sys/fs/btrfs/{filesystem}/devices"
+        if link in root.list(devices):
+            return tuple(root.read_word(f"{devices}/{each}/dev") for each in root.list(devices))
+    return ()

@@ -7,6 +7,7 @@ import zlib
 from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import bzimage
+from kdump_initramfs.host import mounts
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Kernel
 
@@ -22,12 +23,13 @@ _IMAGES = (
     "/boot/kernel-genkernel-{machine}-{release}",
 )
 _MODULES = ("/lib/modules/{release}", "/usr/lib/modules/{release}")
+_OSRELEASE = "/proc/sys/kernel/osrelease"
 _HEADER_BYTES = 0x10000
 
 
 def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     """Return the kernel that `wanted` names (by default the running one); raise HostError where a part is missing."""
-    release = wanted.version or running_release(root)
+    release = wanted.version or _only_installed(root) or running_release(root)
     modules_dir = _find_modules(root, release, wanted.modules_dir)
     image = wanted.image or _find_image(root, release, machine)
     _check_release(root, image, release)
@@ -39,12 +41,19 @@ def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     )
 
 
+def _only_installed(root: Root) -> str:
+    """Return the kernel of a root that is not running, where it has no other; else ""."""
+    is_running = root.exists(_OSRELEASE) or mounts.are_known(root)
+    installed = _releases(root)
+    return installed[0] if len(installed) == 1 and not is_running else ""
+
+
 def running_release(root: Root) -> str:
-    release = root.read_word("/proc/sys/kernel/osrelease")
+    release = root.read_word(_OSRELEASE)
     if not release:
         raise HostError(
-            f"{root.directory}: no running kernel to be seen (/proc/sys/kernel/osrelease)",
-            hint="name the kernel, for example `kdump-initramfs build 6.1.0-56-amd64`",
+            f"{root.directory}: no running kernel to be seen ({_OSRELEASE})",
+            hint=f"name the kernel, for example `kdump-initramfs build 6.1.0-56-amd64`; {_installed(root)}",
         )
     return release
 
@@ -60,8 +69,12 @@ def _find_modules(root: Root, release: str, wanted: str) -> str:
     raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed", hint=_installed(root))
 
 
+def _releases(root: Root) -> list[str]:
+    return [name for name in root.list("/lib/modules") if root.is_file(f"/lib/modules/{name}/modules.dep")]
+
+
 def _installed(root: Root) -> str:
-    releases = [name for name in root.list("/lib/modules") if root.is_file(f"/lib/modules/{name}/modules.dep")]
+    releases = _releases(root)
     return f"installed kernels: {', '.join(releases)}" if releases else "install a kernel with its modules"
 
 
@@ -93,7 +106,7 @@ def _read_config(root: Root, release: str, image_dir: str, modules_dir: str) -> 
         if text is not None:
             return text
     packed = root.read_bytes("/proc/config.gz")
-    if packed and root.read_word("/proc/sys/kernel/osrelease") == release:
+    if packed and root.read_word(_OSRELEASE) == release:
         try:
             return gzip.decompress(packed).decode("ascii", "replace")
         except (OSError, EOFError, zlib.error) as error:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host.root import Root
 
+_MOUNTINFO = "/proc/self/mountinfo"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -63,12 +64,18 @@ def directory_inside(mount: Mount, path: str) -> str:
     return "/".join(part for part in (mount.fs_root.strip("/"), below.strip("/")) if part)
 
 
+def are_known(root: Root) -> bool:
+    """Whether the machine at `root` is running, as far as it tells its mounts."""
+    return root.exists(_MOUNTINFO)
+
+
 def read(root: Root) -> tuple[Mount, ...]:
     """Return the mounts of the machine at `root`; raise HostError where it does not tell them."""
-    text = root.read_text("/proc/self/mountinfo")
+    text = root.read_text(_MOUNTINFO)
     if not text:
         raise HostError(
             f"{root.directory}: has no /proc/self/mountinfo, so what holds the dump target cannot be seen",
-            hint="mount /proc there, or give the facts of the machine with --facts (from `probe --json` on it)",
+            hint="mount /proc there, give the facts of the machine with --facts (from `probe --json` on it), or build "
+            "for any machine with --set image.mode=generic",
         )
     return parse(text)

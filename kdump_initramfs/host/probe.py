@@ -6,7 +6,7 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import kernel, targets, tools
+from kdump_initramfs.host import crypttab, kernel, targets, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts
 
@@ -23,7 +23,13 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
     machine = tools.machine(root)
     found_kernel = kernel.read(root, config.kernel, machine)
     if facts_of is not None:
-        return msgspec.structs.replace(facts_of, machine=machine, kernel=found_kernel, tools=tools.read(root))
+        return msgspec.structs.replace(
+            facts_of,
+            hostname=_safe_name(facts_of.hostname),
+            machine=machine,
+            kernel=found_kernel,
+            tools=tools.read(root),
+        )
     return HostFacts(
         hostname=_hostname(root),
         machine=machine,
@@ -32,7 +38,8 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
         reserved_bytes=reserved_bytes(root),
         boot_apicid=boot_apicid(root),
         tools=tools.read(root),
-        targets=targets.read(root, config.targets),
+        crypttab=crypttab.read(root),
+        targets=targets.read(root, config.targets, generic=config.image.mode == "generic"),
     )
 
 
@@ -56,8 +63,11 @@ def reserved_bytes(root: Root) -> int:
 
 
 def _hostname(root: Root) -> str:
-    """Return the host's name, reduced to what is safe in a directory name."""
-    name = root.read_word("/etc/hostname") or root.read_word("/proc/sys/kernel/hostname")
+    return _safe_name(root.read_word("/etc/hostname") or root.read_word("/proc/sys/kernel/hostname"))
+
+
+def _safe_name(name: str) -> str:
+    """Return the name of a host, reduced to what is safe in the name of a directory."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:64] or "localhost"
 
 

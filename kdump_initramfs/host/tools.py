@@ -29,6 +29,8 @@ def read(root: Root) -> Tools:
         vmcore_dmesg=find(root, "vmcore-dmesg"),
         zstd=find(root, "zstd"),
         lvm=find(root, "lvm"),
+        mdadm=find(root, "mdadm"),
+        cryptsetup=find(root, "cryptsetup"),
     )
 
 

@@ -137,6 +137,11 @@ class Aliases:
             self._starts.setdefault(_literal(start), []).extend(numbers)
         self._indexes: dict[str, dict[str, list[int]]] = {}
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for line in self._lines:
+            pattern, _, module = line.partition(" ")
+            yield pattern, module.strip().replace("-", "_")
+
     def find(self, name: str) -> list[str]:
         """Return the modules that answer to `name` (in normal form), in the order of the kernel's build."""
         prefixes = [name[:length] for length in range(len(name) + 1)]
@@ -239,6 +244,10 @@ class Modules:
         """Whether a name or alias stands for something built into this kernel."""
         key = normal(name)
         return key in self._builtin or bool(self._builtin_aliases.find(key))
+
+    def aliases(self) -> Iterator[tuple[str, str]]:
+        """Yield every pattern of modules.alias with the name of the module that answers to it."""
+        return iter(self._aliases)
 
     def path(self, name: str) -> str:
         """Return where a loadable module lies inside the root."""

@@ -15,7 +15,7 @@ from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.formats import ldso
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import kmod, layout, scripts
+from kdump_initramfs.image import drivers, kmod, layout, scripts
 from kdump_initramfs.model import (
     Contribution,
     Dir,
@@ -113,22 +113,39 @@ def _modules(
         [alias for each in contributions for alias in each.modaliases],
         omit=omit,
     )
+    driver_sets = [each.drivers for each in contributions if each.drivers]
+    choice = drivers.choose(known, driver_sets, omit=omit)
+    names = {module.name for module in wanted}
+    further = [module for module in choice.modules if module.name not in names]
     firmware, warnings = known.firmware(wanted)
+    # What a driver of hardware that may not be there would like to have is worth no warning.
+    further_firmware, _ = known.firmware(further)
     directory = f"/lib/modules/{kernel.release}"
-    modules = [
-        Module(
-            path=f"{directory}/{module.name}.ko",
-            source=_source(root, module.path),
-            reason=f"module {module.name}: {module.reason}",
-        )
-        for module in wanted
-    ]
-    files = [
-        File(path=file.path, source=_source(root, file.path), reason=f"firmware of {file.module}") for file in firmware
-    ]
-    paths = "".join(f"{module.path}\n" for module in modules)
+    modules = [_module(root, directory, module) for module in (*wanted, *further)]
+    files = {
+        file.path: File(path=file.path, source=_source(root, file.path), reason=f"firmware of {file.module}")
+        for file in (*further_firmware, *firmware)
+    }
+    paths = "".join(f"{entry.path}\n" for entry in modules[: len(wanted)])
     order = Text(path="/etc/kdump/modules", content=paths, reason="modules in load order")
-    return [*modules, *files, order], warnings
+    tables = _driver_tables(choice, directory) if driver_sets else ()
+    return [*modules, *files.values(), order, *tables], warnings
+
+
+def _module(root: Root, directory: str, module: kmod.Module) -> Module:
+    return Module(
+        path=f"{directory}/{module.name}.ko",
+        source=_source(root, module.path),
+        reason=f"module {module.name}: {module.reason}",
+    )
+
+
+def _driver_tables(choice: drivers.Drivers, directory: str) -> tuple[Text, ...]:
+    aliases, order = drivers.alias_script(choice.aliases), drivers.order_text(choice, directory)
+    return (
+        Text(path=drivers.ALIASES, content=aliases, reason="which driver answers to which device"),
+        Text(path=drivers.ORDER, content=order, reason="what to load for each driver"),
+    )
 
 
 def _check_files(files: Iterable[File]) -> None:

@@ -26,7 +26,7 @@ from kdump_initramfs.rehearsal.console import Console, OnLine
 logger = logging.getLogger(__name__)
 
 Accel = Literal["kvm", "tcg"]
-Bus = Literal["virtio-blk", "virtio-scsi", "nvme", "ahci"]
+Bus = Literal["virtio-blk", "virtio-scsi", "nvme", "ahci", "usb-storage"]
 
 # A kernel speaks within a second under KVM. Nested KVM of some hosts opens and yet runs no guest: QEMU aborts, or stays
 # with nothing on the console but the few lines of the real-mode setup code (arch/x86/boot).
@@ -197,6 +197,9 @@ def _disk(number: int, disk: Disk) -> Iterator[str]:
         case "ahci":
             yield from ("-device", f"ahci,id={name}-bus")
             yield from ("-device", f"ide-hd,bus={name}-bus.0,drive={name}{serial}")
+        case "usb-storage":
+            yield from ("-device", f"qemu-xhci,id={name}-bus")
+            yield from ("-device", f"usb-storage,bus={name}-bus.0,drive={name}{serial}")
 
 
 def _net(net: UserNet | None) -> Iterator[str]:

@@ -100,7 +100,7 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
     append = f"console={_machine(root).console} crashkernel={options.crashkernel} panic=1"
     command = kexec.command(root, config, image, running=append.split())
     target = command.record.manifest.targets[0]
-    disk_bytes = (options.memory_mib + _DISK_EXTRA_MIB) * _MIB
+    disk_bytes = storage.disk_bytes(target) or (options.memory_mib + _DISK_EXTRA_MIB) * _MIB
     recipe = storage.recipe(target, disk_bytes)
     token = f"kdump-initramfs rehearsal {secrets.token_hex(16)}"
     settings = {

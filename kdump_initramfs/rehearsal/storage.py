@@ -86,6 +86,8 @@ def _only_disk(target: TargetFacts) -> BlockDevice:
 
 
 def _bus(disk: BlockDevice) -> Bus:
+    if not (disk.drivers or disk.modaliases):
+        return "virtio-blk"  # a generic image for a disk that was not there: any disk will do
     for driver in disk.drivers:
         if driver in _BUSES:
             return _BUSES[driver]
@@ -184,6 +186,13 @@ def _lvm_metadata(target: TargetFacts, volume: BlockDevice, disk_bytes: int) -> 
 
 def _dashed(uuid: str) -> str:
     return "-".join((uuid[:6], uuid[6:10], uuid[10:14], uuid[14:18], uuid[18:22], uuid[22:26], uuid[26:]))
+
+
+def disk_bytes(target: TargetFacts) -> int:
+    """Return how large the disk must be: the capture environment knows a disk or a partition by its size; 0 for any."""
+    if target.device.kind == "partition" and target.device.size_bytes:
+        return target.device.size_bytes + _PARTITION_START * _SECTOR_BYTES
+    return target.device.size_bytes if target.device.kind == "disk" else 0
 
 
 # --- the scratch disk --------------------------------------------------------------------------------------------

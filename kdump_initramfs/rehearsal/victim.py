@@ -34,6 +34,8 @@ def build(
     kernel = manifest.kernel
     config = replace(
         config,
+        # It has no other hardware than what is made for it.
+        image=replace(config.image, mode="host"),
         kernel=replace(config.kernel, version=kernel.release, image=kernel.image, modules_dir=kernel.modules_dir),
     )
     host = probe.read(root, config, facts_of=_facts(command, target))

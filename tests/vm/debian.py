@@ -12,18 +12,32 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from kdump_initramfs.rehearsal.qemu import MACHINES, Disk, Guest, run
+from kdump_initramfs.rehearsal.console import OnLine
+from kdump_initramfs.rehearsal.qemu import MACHINES, Bus, Disk, Guest, run
 
 MACHINE = "x86_64"
 DATA_DISK_BYTES = 1 << 30
+MEMORY_MIB = 1024
 _REPORT_DISK_BYTES = 64 << 20
 _TAIL_LINES = 60
 
 
 class LostGuestError(Exception):
     """The guest brought no report: no verdict of the script, but a broken guest or a crash that it did not survive."""
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    """What a guest has beside the disk of its system."""
+
+    # Blank disks: serial number -> bus. One on virtio-blk is /dev/disk/by-id/virtio-SERIAL.
+    disks: Mapping[str, Bus] = field(default_factory=lambda: {"data": "virtio-blk"})
+    cpus: int = 1
+    # Further words for QEMU.
+    extra: tuple[str, ...] = ()
+    # Gets each line of the console as it arrives.
+    on_line: OnLine | None = None
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -52,31 +66,35 @@ def run_script(
     directory: Path,
     *,
     files: Mapping[str, str] | None = None,
+    hardware: Hardware | None = None,
     append: str = "",
-    memory_mib: int = 1024,
     timeout_s: float = 600,
 ) -> Report:
-    """Boot that kernel, with a blank disk named `virtio-data` in /dev/disk/by-id, until the script ends."""
+    """Boot that kernel, on a machine with blank disks, until the script ends."""
     root = os.environ["KDUMP_TEST_DEBIAN"]
-    payload, report, data, console = (directory / name for name in ("payload", "report", "data", "console"))
+    payload, report, console = (directory / name for name in ("payload", "report", "console"))
     _write_payload(payload, {"script": script.read_text(), **(files or {})})
     _make_blank(report, _REPORT_DISK_BYTES)
-    _make_blank(data, DATA_DISK_BYTES)
+    hardware = hardware or Hardware()
+    for serial in hardware.disks:
+        _make_blank(directory / serial, DATA_DISK_BYTES)
     guest = Guest(
         machine=MACHINE,
         kernel=f"{root}/boot/vmlinuz-{release}",
         initrd=f"{root}/boot/initrd.img-{release}",
         append=_command_line(append),
-        memory_mib=memory_mib,
+        memory_mib=MEMORY_MIB,
+        cpus=hardware.cpus,
         reboot=True,
         disks=(
             Disk(path=f"{root}/root.img", serial="root", snapshot=True),
             Disk(path=str(payload), serial="payload", readonly=True),
             Disk(path=str(report), serial="report"),
-            Disk(path=str(data), serial="data"),
+            *(Disk(path=str(directory / serial), serial=serial, bus=bus) for serial, bus in hardware.disks.items()),
         ),
+        extra=hardware.extra,
     )
-    outcome = run(guest, timeout_s=timeout_s, console_log=str(console))
+    outcome = run(guest, timeout_s=timeout_s, console_log=str(console), on_line=hardware.on_line)
     said = console.read_text(errors="replace")
     came_back = _read_report(report)
     if "status" not in came_back:

@@ -46,7 +46,7 @@ CASES = {
     ),
     "SCSI disk, xfs, copy by zstd": Case(
         kernel="cloud",
-        target=capture.target(driver="virtio_scsi", fs="xfs"),
+        target=capture.target(driver="virtio_scsi", fs="xfs", size_bytes=1 << 30),
         overrides=("vmcore.collector=copy", "vmcore.compression=zstd"),
         saves="vmcore.zst",
         memory_mib=384,
@@ -55,7 +55,7 @@ CASES = {
     ),
     "NVMe partition, ext4, copy by gzip": Case(
         kernel="cloud",
-        target=capture.target(driver="nvme", partition=True),
+        target=capture.target(driver="nvme", partition=True, size_bytes=900 << 20),
         overrides=("vmcore.collector=copy", "vmcore.compression=gzip"),
         saves="vmcore.gz",
         memory_mib=384,
@@ -100,7 +100,7 @@ def test_the_crash_is_saved(case: Case, tmp_path: Path) -> None:
     assert case.saves in dump.record.files
     assert dump.record.files.keys() >= {store.DMESG, "kexec-dmesg.log"}
     assert ("vmcore" in dump.record.files) is (case.saves == "vmcore")
-    assert dump.record.panic == "sysrq: Trigger a crash"
+    assert dump.record.panic == "Kernel panic - not syncing: sysrq triggered crash"
     assert dump.record.memory_low_kib > 0
     assert {step.name: step.status for step in dump.record.steps if step.status not in (0, 77)} == {}
 

@@ -1,0 +1,61 @@
+"""What lies on a block device: as udev has recorded it, or as the device itself says."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from kdump_initramfs.formats import luks, superblock
+from kdump_initramfs.host.root import Root
+
+_BY_UUID = "/dev/disk/by-uuid"
+
+
+class Content(Struct, frozen=True, kw_only=True):
+    # As blkid(8) names it: ext4, LVM2_member, crypto_LUKS, linux_raid_member, …; "" if unknown.
+    type: str = ""
+    # In the form that blkid(8) prints; "" if unknown.
+    uuid: str = ""
+
+
+def read(root: Root, name: str, number: str) -> Content:
+    """Return what lies on the device `name` ("major:minor" in `number`)."""
+    recorded = udev(root, number)
+    kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or by_uuid(root).get(name, "")
+    if kind and uuid:
+        return Content(type=kind, uuid=uuid)
+    found = _identify(root, name)
+    return Content(type=kind or found.type, uuid=uuid or found.uuid)
+
+
+def udev(root: Root, number: str) -> Mapping[str, str]:
+    """Return the properties of a block device in udev's database (sd-device: E:KEY=VALUE lines); none without udev."""
+    lines = (root.read_text(f"/run/udev/data/b{number}") or "").splitlines()
+    pairs = (line[2:].partition("=") for line in lines if line.startswith("E:"))
+    return {key: value for key, _, value in pairs}
+
+
+def by_uuid(root: Root) -> dict[str, str]:
+    """Return kernel name -> UUID of the content, from udev's links."""
+    return {root.resolve(f"{_BY_UUID}/{uuid}").removeprefix("/dev/"): uuid for uuid in root.list(_BY_UUID)}
+
+
+def head(root: Root, name: str, size_bytes: int) -> bytes:
+    """Return the first bytes of a device; nothing where it may not be read, or is not there."""
+    try:
+        with open(root.host(f"/dev/{name}"), "rb") as stream:
+            return stream.read(size_bytes)
+    except OSError:
+        return b""
+
+
+def luks_kdf_kib(root: Root, name: str) -> int:
+    """Return the memory that opening the LUKS device `name` takes; 0 where it is none, or may not be read."""
+    if head(root, name, len(luks.MAGIC)) != luks.MAGIC:
+        return 0
+    found = luks.parse(head(root, name, luks.HEAD_BYTES))
+    return found.kdf_kib if found else 0
+
+
+def _identify(root: Root, name: str) -> Content:
+    found = superblock.identify(head(root, name, superblock.HEAD_BYTES))
+    return Content(type=found[0], uuid=found[1]) if found else Content()

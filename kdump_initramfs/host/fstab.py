@@ -1,0 +1,55 @@
+"""/etc/fstab: what a root that is not running will mount, format in fstab(5)."""
+
+import re
+
+from msgspec import Struct
+
+from kdump_initramfs.host.root import Root
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    # UUID=…, LABEL=…, a device, an export, or for a bind mount a directory; without quotes.
+    spec: str
+    # Absolute, without a slash at the end.
+    mount_point: str
+    fs_type: str
+    options: tuple[str, ...]
+
+
+def parse(text: str) -> tuple[Entry, ...]:
+    """Return the entries in their order; comments, swap and lines that are not of the format are left out."""
+    entries: list[Entry] = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 3 or fields[0].startswith("#") or not fields[1].startswith("/"):
+            continue
+        spec, mount_point, fs_type, *rest = (_unescape(field) for field in fields)
+        entries.append(
+            Entry(
+                spec=spec.replace('"', ""),
+                mount_point=mount_point.rstrip("/"),
+                fs_type=fs_type,
+                options=tuple(rest[0].split(",")) if rest else (),
+            )
+        )
+    return tuple(entries)
+
+
+def _unescape(word: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
+
+
+def holder(entries: tuple[Entry, ...], path: str) -> Entry | None:
+    """Return the entry that holds `path` (absolute, symbolic links resolved): the longest, of equals the last."""
+    found: Entry | None = None
+    for entry in entries:
+        inside = path == entry.mount_point or path.startswith(f"{entry.mount_point}/")
+        if inside and (found is None or len(entry.mount_point) >= len(found.mount_point)):
+            found = entry
+    return found
+
+
+def read(root: Root) -> tuple[Entry, ...]:
+    return parse(root.read_text("/etc/fstab") or "")

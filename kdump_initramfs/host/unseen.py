@@ -1,0 +1,75 @@
+"""Dump targets whose devices are not there: what the configuration and /etc/fstab say, for generic images."""
+
+from kdump_initramfs.config import DiskTarget, PathTarget
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import superblock
+from kdump_initramfs.host import fstab
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
+
+# A directory that is bound to one that is bound to …: more of them is a mistake.
+_MAX_BINDS = 8
+_BY_UUID = 'device = "UUID=…" and fs_type in a [[target]] with kind = "disk"'
+
+
+def disk(target: DiskTarget) -> TargetFacts:
+    """Return the facts of a file system that is named by its UUID and cannot be looked at."""
+    if not target.device.startswith("UUID="):
+        raise HostError(
+            f"{target.device}: no such block device, and a name tells nothing of another machine",
+            hint=f"name the file system by {_BY_UUID}",
+        )
+    if not target.fs_type:
+        raise HostError(
+            f"{target.device}: no such file system on this machine, so its type is unknown",
+            hint='tell it by fs_type = "ext4" (or xfs, btrfs, …) in the [[target]]',
+        )
+    return _facts("disk", target.device, target.path.strip("/"), target.device, target.fs_type)
+
+
+def path(root: Root, target: PathTarget) -> TargetFacts:
+    """Return the facts of a directory that /etc/fstab says the file system of; it need not be there yet."""
+    entries = fstab.read(root)
+    place = root.resolve(target.path)
+    for _ in range(_MAX_BINDS):
+        entry = fstab.holder(entries, place)
+        if entry is None:
+            raise HostError(
+                f"{target.path}: on no file system of {root.directory.rstrip('/')}/etc/fstab",
+                hint=f"add its file system there, or name it by {_BY_UUID}",
+            )
+        below = place[len(entry.mount_point) :]
+        if not {"bind", "rbind"} & set(entry.options):
+            return _of_entry(target, entry, below)
+        place = root.resolve(entry.spec + below)
+    raise HostError(f"{target.path}: more than {_MAX_BINDS} bind mounts in /etc/fstab", hint="mend /etc/fstab")
+
+
+def _of_entry(target: PathTarget, entry: fstab.Entry, below: str) -> TargetFacts:
+    if not entry.spec.startswith("UUID=") or not superblock.layouts(entry.fs_type):
+        raise HostError(
+            f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
+            hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
+        )
+    return _facts("path", target.path, f"{_subvolume(entry)}{below}".strip("/"), entry.spec, entry.fs_type)
+
+
+def _subvolume(entry: fstab.Entry) -> str:
+    """Return the directory that is mounted of a btrfs, from the top of the whole (btrfs(5), subvol=)."""
+    return next((option.partition("=")[2] for option in entry.options if option.startswith("subvol=")), "")
+
+
+def _facts(kind: str, name: str, directory: str, spec: str, fs_type: str) -> TargetFacts:
+    uuid = spec.removeprefix("UUID=")
+    lengths = {2 * layout.uuid_bytes for layout in superblock.layouts(fs_type)}
+    if lengths and len(uuid.replace("-", "")) not in lengths:
+        raise HostError(f"{name}: {uuid} is no UUID of {fs_type}", hint="copy it from `blkid` on that machine")
+    device = BlockDevice(name=spec, kind="disk", number="", size_bytes=0, content_type=fs_type, content_uuid=uuid)
+    return TargetFacts(
+        kind=kind,
+        name=name,
+        directory=directory,
+        filesystem=Filesystem(type=fs_type, uuid=uuid),
+        stack=(device,),
+        devices=(device.name,),
+    )

@@ -1,0 +1,96 @@
+"""What the shipped hooks say of layers of storage: names that do not collide, and what stands against opening them."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kdump_initramfs import config, hooks
+from kdump_initramfs.errors import KdumpError
+from kdump_initramfs.host import probe
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import BlockDevice, HostFacts
+
+HostRoot = Callable[[str], Root]
+
+
+def facts(root: Root) -> HostFacts:
+    return probe.read(root, config.Config())
+
+
+def settings(root: Root, host: HostFacts, hook: str) -> list[dict[str, str]]:
+    """Return the settings that a hook gives to each target."""
+    runs = {run.name: run for run in hooks.contribute(config.Config(), host, root=root)}
+    return [dict(runs[hook].contribution.target_settings[position]) for position in range(len(host.targets))]
+
+
+def with_second_target(host: HostFacts, change: Callable[[BlockDevice], BlockDevice]) -> HostFacts:
+    """Return the facts with another target beside the first, each of its layers changed."""
+    (target,) = host.targets
+    stack = tuple(change(device) for device in target.stack)
+    second = msgspec.structs.replace(target, stack=stack, devices=(stack[0].name,))
+    return msgspec.structs.replace(host, targets=(target, second))
+
+
+def test_arrays_of_several_targets_get_names_of_their_own(host_root: HostRoot) -> None:
+    def other(device: BlockDevice) -> BlockDevice:
+        if device.kind == "md":
+            return msgspec.structs.replace(device, name="md126")
+        return msgspec.structs.replace(device, content_uuid="f" * 32)
+
+    root = host_root("md-raid1")
+    found = settings(root, with_second_target(facts(root), other), "32-md")
+    assert [each["KDUMP_MD_ARRAYS"] for each in found] == [
+        "md64 0a1b2c3d:4e5f6071:8293a4b5:c6d7e8f9",
+        "md65 ffffffff:ffffffff:ffffffff:ffffffff",
+    ]
+
+
+def test_an_array_below_two_targets_keeps_its_name(host_root: HostRoot) -> None:
+    root = host_root("md-raid1")
+    first, second = settings(root, with_second_target(facts(root), lambda device: device), "32-md")
+    assert first == second
+
+
+def test_array_without_a_known_uuid_is_refused(host_root: HostRoot) -> None:
+    root = host_root("md-raid1")
+    for number in ("254:1", "254:2"):
+        Path(root.directory, f"run/udev/data/b{number}").unlink()
+    assert "md127: the UUID of this array is not to be found" in problem(root)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "is opened by a passphrase, which nobody can type"),
+        ("vda2_crypt UUID=x none luks", "is opened by a passphrase, which nobody can type"),
+        ("vda2_crypt UUID=x LABEL=stick luks", "is opened by a passphrase, which nobody can type"),
+        ("other UUID=x /etc/keys/vda2 luks", "is opened by a passphrase, which nobody can type"),
+        ("vda2_crypt UUID=x /etc/keys/vda2 luks,keyfile-size=32,header=/h", "(header, keyfile-size) is not followed"),
+    ],
+)
+def test_what_crypttab_cannot_open_unattended_is_refused(line: str, said: str, host_root: HostRoot) -> None:
+    root = host_root("lvm-on-luks")
+    Path(root.directory, "etc/crypttab").write_text(f"{line}\n")
+    assert said in problem(root)
+
+
+@pytest.mark.parametrize(("kib", "said"), [(128 << 10, ""), ((128 << 10) + 1, "takes 128 MiB to open (Argon2)")])
+def test_key_that_takes_more_than_half_of_the_memory_is_refused(kib: int, said: str, host_root: HostRoot) -> None:
+    root = host_root("lvm-on-luks")
+    host = facts(root)
+    (target,) = host.targets
+    stack = tuple(msgspec.structs.replace(device, luks_kdf_kib=kib) for device in target.stack)
+    host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
+    with pytest.raises(KdumpError, match=re.escape(said)) if said else contextlib.nullcontext():
+        hooks.contribute(config.Config(), host, root=root)
+
+
+def problem(root: Root) -> str:
+    with pytest.raises(KdumpError) as caught:
+        hooks.contribute(config.Config(), facts(root), root=root)
+    assert caught.value.hint
+    return str(caught.value)
