@@ -1,0 +1,94 @@
+#!/bin/sh
+# A dump on the storage that the file `case` makes: build, load, a crash, and a look at what was saved. `case` defines
+# what differs from this:
+set -eux
+
+# make_storage: makes the storage and mounts it; below $DISKS are the blank disks, by serial number.
+# before_crash: what happens to it after the image is loaded.
+before_crash() {
+    :
+}
+# open_storage: mounts it again after the crash.
+open_storage() {
+    mount /var/crash
+}
+# check_storage: what must hold of it after the crash.
+check_storage() {
+    :
+}
+
+DISKS=/dev/disk/by-serial
+
+# Each bus and driver has its own way to name links below /dev/disk/by-id; the serial number is in all of them. A disk
+# that is not there gets no name.
+name_disks() {
+    udevadm settle
+    mkdir -p $DISKS
+    while read -r name; do
+        link=$(find /dev/disk/by-id -name "*[-_]$name" -o -name "*[-_]$name-0:0" | head -n 1)
+        [ -n "$link" ] || continue
+        readlink -f "$link" > "$name.node"
+        ln -sf "$(cat "$name.node")" "$DISKS/$name"
+    done < disks
+}
+
+# mount_new TYPE DEVICE [OPTIONS]: mounts what was made at /var/crash, now and at the next boot, by its UUID.
+mount_new() {
+    udevadm settle
+    mkdir -p /var/crash
+    echo "UUID=$(blkid -p -s UUID -o value "$2") /var/crash $1 noauto,${3:-defaults} 0 0" >> /etc/fstab
+    mount /var/crash
+}
+
+# one_partition NAME: makes one GPT partition of a whole disk and prints its device.
+one_partition() {
+    echo 'type=linux' | sfdisk --quiet --label gpt "$DISKS/$1" >&2
+    udevadm settle
+    lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/$1")" | sed -n 's/ part$//p'
+}
+
+# mirror DEVICE DEVICE: makes the RAID1 /dev/md/mirror.
+mirror() {
+    mdadm --create /dev/md/mirror --run --assume-clean --level 1 --raid-devices 2 "$@"
+}
+
+# fails COMMAND...: the command must not succeed.
+fails() {
+    if "$@"; then return 1; fi
+}
+
+# key_file PATH: makes a key.
+key_file() {
+    mkdir -p "${1%/*}"
+    (umask 077 && head -c 64 /dev/urandom > "$1")
+}
+
+# shellcheck source=/dev/null
+. ./case
+name_disks
+case $BOOT in
+    1)
+        make_storage
+        udevadm settle
+        kdump-initramfs build --json > "$REPORT/build.json"
+        kdump-initramfs load
+        before_crash
+        sync
+        cat token > /dev/kmsg
+        echo c > /proc/sysrq-trigger
+        ;;
+    2)
+        open_storage
+        mountpoint "$(realpath /var/crash)"
+        check_storage
+        kdump-initramfs dumps list --json > "$REPORT/list.json"
+        # One dump: more than one name here makes `show` fail.
+        cd /var/crash
+        kdump-initramfs dumps show --json "$(uname -n)"-* > "$REPORT/show.json"
+        cp "$(uname -n)"-*/*.txt "$(uname -n)"-*/*.log "$REPORT"
+        ;;
+    *)
+        echo "the guest crashed again"
+        exit 1
+        ;;
+esac
