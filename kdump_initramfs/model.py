@@ -55,7 +55,7 @@ class Dir(_Entry, frozen=True, kw_only=True, tag="dir"):
 class File(_Entry, frozen=True, kw_only=True, tag="file"):
     """A copy of a file of the host."""
 
-    # Path on the machine that builds, symbolic links resolved.
+    # Path on the machine that builds, symbolic links resolved; of what a hook contributes, the path in the root.
     source: str
     mode: int = 0o644
 

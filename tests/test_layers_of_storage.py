@@ -12,7 +12,8 @@ from kdump_initramfs import config, hooks
 from kdump_initramfs.errors import KdumpError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, HostFacts
+from kdump_initramfs.image import plan
+from kdump_initramfs.model import BlockDevice, File, HostFacts, Plan
 
 HostRoot = Callable[[str], Root]
 
@@ -76,6 +77,26 @@ def test_what_crypttab_cannot_open_unattended_is_refused(line: str, said: str, h
     root = host_root("lvm-on-luks")
     Path(root.directory, "etc/crypttab").write_text(f"{line}\n")
     assert said in problem(root)
+
+
+def planned(root: Root) -> Plan:
+    host = facts(root)
+    return plan.make(root, config.Config(), host, hooks.contribute(config.Config(), host, root=root))
+
+
+def test_key_file_is_that_of_the_root(host_root: HostRoot) -> None:
+    root = host_root("lvm-on-luks")
+    (key,) = (entry for entry in planned(root).entries if entry.path == "/etc/keys/vda2")
+    assert isinstance(key, File)
+    assert (key.source, key.mode) == (f"{root.directory}/etc/keys/vda2", 0o600)
+
+
+def test_key_file_that_is_not_there_is_named(host_root: HostRoot) -> None:
+    root = host_root("lvm-on-luks")
+    Path(root.directory, "etc/keys/vda2").unlink()
+    with pytest.raises(KdumpError, match=r"^/etc/keys/vda2: no such file$") as caught:
+        planned(root)
+    assert "crypttab" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("kib", "said"), [(128 << 10, ""), ((128 << 10) + 1, "takes 128 MiB to open (Argon2)")])

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
@@ -48,10 +48,11 @@ class Parts(Struct, frozen=True, kw_only=True):
 
 def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -> Plan:
     """Return the plan of the capture image; whatever is missing is raised together."""
-    parts = gather(root, host.kernel, [run.contribution for run in runs], omit_modules=config.image.omit_modules)
+    contributions = [_located(root, run.contribution) for run in runs]
+    parts = gather(root, host.kernel, contributions, omit_modules=config.image.omit_modules)
     settings = {"LD_LIBRARY_PATH": ":".join(parts.library_dirs)} if parts.library_dirs else {}
     extra = [File(path=path, source=root.host(path), reason="image.extra_files") for path in config.image.extra_files]
-    _check_files(extra)
+    _check_files(entry for entry in (*parts.entries, *extra) if isinstance(entry, File))
     return Plan(
         kernel=host.kernel,
         entries=layout.arrange(root, (*parts.entries, *scripts.entries(host, runs, settings), *extra)),
@@ -60,6 +61,15 @@ def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -
         compression=_compression(config, host.kernel),
         warnings=parts.warnings,
     )
+
+
+def _located(root: Root, contribution: Contribution) -> Contribution:
+    """Return a contribution of a hook, which knows paths in the root alone, with the places of its files."""
+    entries = tuple(
+        structs.replace(entry, source=_source(root, entry.source)) if isinstance(entry, File) else entry
+        for entry in contribution.entries
+    )
+    return structs.replace(contribution, entries=entries)
 
 
 def gather(
@@ -150,7 +160,7 @@ def _driver_tables(choice: drivers.Drivers, directory: str) -> tuple[Text, ...]:
 
 def _check_files(files: Iterable[File]) -> None:
     missing: list[KdumpError] = [
-        HostError(f"{file.path}: no such file", hint="mend image.extra_files")
+        HostError(f"{file.path}: no such file", hint=f"put it there, or mend what names it: {file.reason}")
         for file in files
         if not os.path.isfile(file.source)
     ]

@@ -259,7 +259,7 @@ CASES = {
         disks={"data": "usb-storage"},
         script="""
             make_storage() {
-                mkfs.exfat "$DISKS/data"
+                mkfs.exfat "$(readlink -f "$DISKS/data")"
                 mount_new exfat "$DISKS/data"
             }
         """,
