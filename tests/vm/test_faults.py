@@ -175,7 +175,7 @@ def test_every_crash_gets_its_own_dump(tmp_path: Path, core: Core) -> None:
 def test_the_second_target_gets_the_dump_where_the_first_is_absent(tmp_path: Path, core: Core) -> None:
     image, disk = make_image(tmp_path, [OTHER, capture.target()]), make_disk(tmp_path / "disk")
     ran = boot(image, [qemu.Disk(path=str(disk))], core)
-    assert f"no device with file system UUID {capture.OTHER_FS_UUID.replace('-', '')} after 3 s" in ran.console
+    assert f"no device with file system UUID {capture.OTHER_FS_UUID} after 3 s" in ran.console
     assert "saved to target 1" in ran.console
     assert store.read(str(on_disk(disk, tmp_path) / STAMP)).is_complete
 
@@ -223,7 +223,7 @@ def test_a_file_system_that_is_there_twice_is_refused(tmp_path: Path, core: Core
     before = digest(disk)
     ran = boot(image, [qemu.Disk(path=str(path)) for path in (disk, clone)], core)
     assert_gave_up(ran)
-    assert f"file system UUID {capture.FS_UUID.replace('-', '')} is on several devices: vda vdb" in ran.console
+    assert f"file system UUID {capture.FS_UUID} is on several devices: vda vdb" in ran.console
     assert {digest(disk), digest(clone)} == {before}
 
 

@@ -19,13 +19,22 @@ check_storage() {
 
 DISKS=/dev/disk/by-serial
 
-# Each bus and driver has its own way to name links below /dev/disk/by-id; the serial number is in all of them. A disk
-# that is not there gets no name.
-name_disks() {
+# link_of NAME: prints the link of a disk below /dev/disk/by-id. Each bus and driver has its own way to name it; the
+# serial number is in all of them.
+link_of() {
     udevadm settle
+    find /dev/disk/by-id -name "*[-_]$1" -o -name "*[-_]$1-0:0" | head -n 1
+}
+
+# A disk that is not there gets no name; in the first boot all are, but USB takes its time.
+name_disks() {
     mkdir -p $DISKS
     while read -r name; do
-        link=$(find /dev/disk/by-id -name "*[-_]$name" -o -name "*[-_]$name-0:0" | head -n 1)
+        tries=0
+        while link=$(link_of "$name") && [ -z "$link" ] && [ "$BOOT" = 1 ] && [ "$tries" -lt 20 ]; do
+            tries=$((tries + 1))
+            sleep 1
+        done
         [ -n "$link" ] || continue
         readlink -f "$link" > "$name.node"
         ln -sf "$(cat "$name.node")" "$DISKS/$name"
