@@ -255,15 +255,6 @@ CASES = {
             }
         """,
     ),
-    "exfat-on-usb": Case(
-        disks={"data": "usb-storage"},
-        script="""
-            make_storage() {
-                mkfs.exfat "$(readlink -f "$DISKS/data")"
-                mount_new exfat "$DISKS/data"
-            }
-        """,
-    ),
 }
 
 
