@@ -7,7 +7,8 @@ from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
 def contribute(config: Config, host: HostFacts) -> Contribution:
     return Contribution(
         target_settings={
-            position: {"KDUMP_TARGET_FS_UUID": target.filesystem.uuid} for position, target in enumerate(host.targets)
+            position: {"KDUMP_TARGET_FS_UUID": target.filesystem.uuid if target.filesystem else ""}
+            for position, target in enumerate(host.targets)
         },
         phase=Phase.SAVE,
         # Fails where what was saved cannot be read back.

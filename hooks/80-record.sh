@@ -9,8 +9,6 @@ set -eu
 : "$KDUMP_HOST" "$KDUMP_TARGET_NAME" "$KDUMP_TARGET_KIND" "$KDUMP_TARGET_FS_UUID"
 : "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_COPY_COMPRESSION"
 
-directory=$(recall dump-directory)
-
 # Prints its argument as a JSON string, reduced to printable ASCII.
 string() {
     printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')"
@@ -34,19 +32,17 @@ arguments() {
     esac
 }
 
-# Prints "NAME": {"bytes": N, "sha256": "…"} for every complete file, as the device returns it: the cache is dropped.
+# Prints "NAME": {"bytes": N, "sha256": "…"} for every file that was saved, as the target returns it: the cache is dropped.
 files() {
+    [ -e /run/kdump/saved ] || return 0
     echo 1 >/proc/sys/vm/drop_caches
     _comma=
-    for _file in "$directory"/*; do
-        case $_file in
-            *-incomplete) continue ;;
-        esac
-        _digest=$(sha256sum "$_file") || return 1
+    while read -r _name; do
+        _digest=$(target digest "$_name") || return 1
         printf '%s\n    %s: {"bytes": %s, "sha256": "%s"}' \
-            "$_comma" "$(string "${_file##*/}")" "$(stat -c %s "$_file")" "${_digest%% *}"
+            "$_comma" "$(string "$_name")" "${_digest% *}" "${_digest#* }"
         _comma=,
-    done
+    done </run/kdump/saved
 }
 
 # Centiseconds as seconds.
@@ -110,7 +106,7 @@ save_log() {
     {
         cat "$KDUMP_LOG"
         dmesg
-    } | target put kexec-dmesg.log && target commit kexec-dmesg.log
+    } | target put kexec-dmesg.log && commit kexec-dmesg.log
 }
 
 # The record matters more than the log that it would list.

@@ -13,9 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from kdump_initramfs import config as configuration
-from kdump_initramfs.config import Config, PathTarget
+from kdump_initramfs.config import Config, PathTarget, RawTarget
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import HostFacts
+from kdump_initramfs.model import HostFacts, TargetFacts
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +87,15 @@ def _describe(facts: HostFacts) -> list[str]:
     ]
     for target in facts.targets:
         stack = " on ".join(f"{device.name} ({device.kind})" for device in target.stack)
-        filesystem = target.filesystem
-        lines.append(f"target     {target.name}: {filesystem.type} {filesystem.uuid}, /{target.directory}, on {stack}")
+        lines.append(f"target     {target.name}: {_describe_place(target)}, on {stack}")
     return lines
+
+
+def _describe_place(target: TargetFacts) -> str:
+    filesystem = target.filesystem
+    if filesystem is None:
+        return "without a file system"
+    return f"{filesystem.type} {filesystem.uuid or filesystem.label or filesystem.tag}, /{target.directory}"
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -225,6 +231,29 @@ def dumps_show(args: argparse.Namespace) -> int:
 
     print("\n".join(show.lines(dump, tail=args.lines)))
     return 0
+
+
+def dumps_recover(args: argparse.Namespace) -> int:
+    from kdump_initramfs.dumps import recover
+    from kdump_initramfs.host import block
+
+    root, config = Root(args.root), _config(args)
+    raw = [block.path(root, target.device) for target in config.targets if isinstance(target, RawTarget)]
+    directory = args.to or root.host(_first_directory(config))
+    recovered = [recover.recover(device, directory) for device in args.device or raw]
+    if args.json:
+        _print_json(recovered)
+        return 0
+    for each in recovered:
+        print(f"{each.device}: {each.path or each.note}")
+    if not recovered:
+        logger.info('no [[target]] of kind = "raw" is configured, and no device was named')
+    return 0
+
+
+def _first_directory(config: Config) -> str:
+    """Return the first directory for dumps of the configuration, or the default one."""
+    return next((target.path for target in config.targets if isinstance(target, PathTarget)), PathTarget().path)
 
 
 def _mib(size_bytes: int) -> str:

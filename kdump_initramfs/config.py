@@ -26,6 +26,13 @@ _MAX_FILE_BYTES = 1 << 20
 # The descriptions are what a wrong value is answered with.
 AbsolutePath = Annotated[str, Meta(pattern=r"\A/[^\0\n]*\Z", description="an absolute path")]
 PathOrNone = Annotated[str, Meta(pattern=r"\A(/[^\0\n]*)?\Z", description="an absolute path")]
+Device = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(UUID=[0-9A-Fa-f-]+|PARTUUID=[0-9A-Fa-f-]+|(PART)?LABEL=[^\0\n]+|/dev/[^\0\n]+)\Z",
+        description="UUID=…, PARTUUID=…, LABEL=…, PARTLABEL=… or a path below /dev",
+    ),
+]
 PositiveInt = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 Parameter = Annotated[str, Meta(pattern=r"\A[^\0\n]+\Z", description="a word of a kernel command line")]
 FinalAction = Literal["reboot", "poweroff", "halt", "shell"]
@@ -42,6 +49,8 @@ class ImageSection(_Section, frozen=True, kw_only=True):
     output: AbsolutePath = "/var/lib/kdump-initramfs/initrd-{kernel}.img"
     # "auto": the best of zstd, gzip and xz that the kernel's config can unpack.
     compression: Literal["auto", "zstd", "gzip", "xz", "none"] = "auto"
+    # Whether a generic image takes along the drivers of network cards as well.
+    network_drivers: bool = False
     # Programs to take along, by name or path; libraries follow.
     extra_binaries: tuple[str, ...] = ()
     extra_modules: tuple[str, ...] = ()
@@ -101,17 +110,20 @@ class PathTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="pat
 class DiskTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="disk"):
     """A file system that need not be mounted now."""
 
-    device: Annotated[
-        str,
-        Meta(pattern=r"\A(UUID=[0-9A-Fa-f-]+|/dev/[^\0\n]+)\Z", description="UUID=… or a path below /dev"),
-    ]
+    device: Device
     # Directory of the dumps below the root of that file system.
     path: AbsolutePath = "/"
     # Type of the file system, for a generic image where the device is not there to tell.
     fs_type: Annotated[str, Meta(pattern=r"\A[a-z0-9]*\Z", description="a type of file system such as ext4")] = ""
 
 
-Target = PathTarget | DiskTarget
+class RawTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="raw"):
+    """A partition, or another device, that holds nothing but a dump; `dumps recover` takes it from there."""
+
+    device: Device
+
+
+Target = PathTarget | DiskTarget | RawTarget
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -238,8 +250,8 @@ def _explain(source: str, message: str) -> ConfigError:
 def known_keys() -> dict[str, Any]:
     """Return every key of the schema in dotted form with its type; a key of a target is `target.…`."""
     sections = {name: kind for name, kind in _hints(Config).items() if name != "target"}
-    keys: dict[str, Any] = {**sections, "target": None, "target.kind": Literal["path", "disk"]}
-    for name, kind in [*sections.items(), ("target", PathTarget), ("target", DiskTarget)]:
+    keys: dict[str, Any] = {**sections, "target": None, "target.kind": Literal["path", "disk", "raw"]}
+    for name, kind in [*sections.items(), *(("target", kind) for kind in typing.get_args(Target))]:
         keys |= {f"{name}.{key}": hint for key, hint in _hints(kind).items()}
     return keys
 

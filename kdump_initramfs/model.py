@@ -93,7 +93,8 @@ class Node(_Entry, frozen=True, kw_only=True, tag="node"):
 Entry = Dir | File | Module | Text | Link | Node
 
 
-BlockKind = Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop"]
+# A share (virtiofs, 9p) is no block device, but a device all the same.
+BlockKind = Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop", "share"]
 
 # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,28 @@ class Kernel(Struct, frozen=True, kw_only=True):
     modules_dir: str
     # The initramfs compressions that it can unpack, of zstd, xz, gzip (CONFIG_RD_*); None if its config is unknown.
     initramfs_compressions: tuple[str, ...] | None
+
+
+class Filesystem(Struct, frozen=True, kw_only=True):
+    type: str
+    # As blkid(8) prints it; "" where it is known by its label alone, or has none.
+    uuid: str
+    # Mount options that the capture kernel needs as well (none that name a policy of the running system).
+    options: tuple[str, ...] = ()
+    # "" where the UUID is known, or there is none.
+    label: str = ""
+    # What a share is mounted by: its tag. "" on block devices.
+    tag: str = ""
+
+
+class LoopFile(Struct, frozen=True, kw_only=True):
+    """The file behind a loop device; the devices that carry its file system are those below the loop device."""
+
+    # From the root of that file system, without a slash at the beginning.
+    path: str
+    # Where in the file the device begins (losetup -o).
+    offset_bytes: int
+    filesystem: Filesystem
 
 
 class BlockDevice(Struct, frozen=True, kw_only=True):
@@ -129,8 +152,10 @@ class BlockDevice(Struct, frozen=True, kw_only=True):
     dm_uuid: str = ""
     # md/level: raid0, raid1, raid4, raid5, raid6, raid10, linear; "" if this is no array.
     md_level: str = ""
-    # File behind a loop device (loop/backing_file).
-    loop_file: str = ""
+    # What is behind a loop device.
+    loop: LoopFile | None = None
+    # Of a partition: its UUID in the partition table, in lower case (ID_PART_ENTRY_UUID of udev).
+    part_uuid: str = ""
     # What lies on the device, as blkid(8) says it: ext4, LVM2_member, crypto_LUKS, linux_raid_member, …
     content_type: str = ""
     # Its UUID: of the file system, the physical volume, the LUKS header or the array.
@@ -141,13 +166,6 @@ class BlockDevice(Struct, frozen=True, kw_only=True):
     below: tuple[str, ...] = ()
 
 
-class Filesystem(Struct, frozen=True, kw_only=True):
-    type: str
-    uuid: str
-    # Mount options that the capture kernel needs as well (none that name a policy of the running system).
-    options: tuple[str, ...] = ()
-
-
 class TargetFacts(Struct, frozen=True, kw_only=True):
     """One configured target and what it stands on."""
 
@@ -156,11 +174,17 @@ class TargetFacts(Struct, frozen=True, kw_only=True):
     name: str
     # Directory of the dumps below the root of `filesystem`; "" for that root itself.
     directory: str
-    filesystem: Filesystem
+    # None of a device that is written to as it is.
+    filesystem: Filesystem | None
     # The layers, outermost (those that carry the file system) first, disks last.
     stack: tuple[BlockDevice, ...]
     # Kernel names of the devices that carry the file system: one, or all of a btrfs.
     devices: tuple[str, ...] = ()
+
+    @property
+    def carriers(self) -> tuple[BlockDevice, ...]:
+        """The devices that carry the file system."""
+        return tuple(device for device in self.stack if device.name in self.devices) or self.stack[:1]
 
     @property
     def device(self) -> BlockDevice:

@@ -168,32 +168,42 @@ crash_time() {
     esac
 }
 
-# make_directory PARENT: makes a directory for this dump that was not there before, whatever the clock says, and
-# remembers it.
-make_directory() {
-    _stamp=$(crash_time +%Y%m%dT%H%M%SZ || date -u +%Y%m%dT%H%M%SZ)
-    _base="$1/$KDUMP_HOST-$_stamp"
-    _new=$_base
-    _count=0
-    until mkdir "$_new"; do
-        _count=$((_count + 1))
-        if [ ! -e "$_new" ] || [ "$_count" -ge 1000 ]; then
-            die "cannot make $_new"
-        fi
-        _new="$_base-$_count"
-    done
-    sync "$1"
-    remember dump-directory "$_new"
+# dump_name: prints HOST-YYYYMMDDTHHMMSSZ, the name of this dump.
+dump_name() {
+    echo "$KDUMP_HOST-$(crash_time +%Y%m%dT%H%M%SZ || date -u +%Y%m%dT%H%M%SZ)"
 }
 
-# target VERB [ARGUMENT...]: asks the driver of the current target: put NAME (from stdin), commit NAME.
+# target VERB [ARGUMENT...]: asks the driver of the current target: put NAME (from stdin), drop NAME, digest NAME.
 target() {
     sh "/lib/kdump/hooks/$KDUMP_TARGET_HOOK.sh" "$@"
 }
 
+# commit NAME: makes what was put durable and gives it its name; only then it counts as saved.
+commit() {
+    target commit "$1" && echo "$1" >>/run/kdump/saved
+}
+
 # save_file NAME FILE: puts a file on the target under that name, complete or not at all.
 save_file() {
-    target put "$1" <"$2" && target commit "$1"
+    target put "$1" <"$2" && commit "$1"
+}
+
+# is_saved NAME: has the target this file, complete?
+is_saved() {
+    grep -qxF "$1" /run/kdump/saved 2>/dev/null
+}
+
+# stage COMMAND...: runs a stage of a pipe that is not its last; how it ended is told by stages_succeeded.
+stage() {
+    "$@" || echo "status $?: $*" >>/run/kdump/failed-stages
+}
+
+# stages_succeeded: did every stage end well since the last time this was asked?
+stages_succeeded() {
+    [ -s /run/kdump/failed-stages ] || return 0
+    log "$(recall failed-stages)"
+    rm /run/kdump/failed-stages
+    return 1
 }
 
 # take_action reboot|poweroff|halt|shell: the last thing that happens; does not return.

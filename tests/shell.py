@@ -4,7 +4,7 @@ import re
 
 _KEYWORDS = {"case", "do", "done", "elif", "else", "esac", "fi", "for", "if", "then", "until", "while"}
 # The shell's own, in every busybox.
-_BUILTINS = {"break", "continue", "echo", "exit", "export", "printf", "read", "return", "set", "shift", "umask"}
+_BUILTINS = {"break", "continue", "echo", "exit", "export", "printf", "read", "return", "set", "shift", "umask", "wait"}
 
 # What holds no command: an escaped character, arithmetic, a parameter; outside of quotes also '…' and a comment.
 _SKIPPED_IN_QUOTES = re.compile(r"\\.|\$\(\(.*?\)\)|\$\{[^}]*\}")
@@ -14,7 +14,7 @@ _PLACEHOLDER = "Q"
 _WORD = r"[^\s();|&]+"
 _CASE_PATTERN = re.compile(rf"(?m)(^|;;|\bin)\s*{_WORD}(?: \| {_WORD})*\)")
 _COMMAND = re.compile(
-    r"(?m)(?:^|[;&|({!]|\)\s|\b(?:then|do|else|elif|if|while|until)\b)\s*(?=([a-z_][a-z0-9_]*)(?:[ ;]|$))"
+    r"(?m)(?:^|[;&|({!]|\)\s|\b(?:then|do|else|elif|if|while|until|stage)\b)\s*(?=([a-z_][a-z0-9_]*)(?:[ ;]|$))"
 )
 _COMMAND_ALONE = re.compile(r"\$\(([a-z_][a-z0-9_]*)\)")
 _FUNCTION = re.compile(r"(?m)^(\w+)\(\)")

@@ -63,6 +63,7 @@ def test_a_disk_that_is_there_is_looked_at_in_generic_mode_too(host_root: Callab
     assert [path.device.name, disk.device.name] == ["vda1", "vda2"]
     absent = DiskTarget(device=f"UUID={ABSENT_UUID}", fs_type="xfs")
     (unseen,) = targets.read(root, (absent,), generic=True)
+    assert unseen.filesystem
     assert (unseen.filesystem.type, unseen.filesystem.uuid, unseen.device.size_bytes) == ("xfs", ABSENT_UUID, 0)
     with pytest.raises(HostError, match="no such file system on this machine"):
         targets.read(root, (absent,))
@@ -156,7 +157,7 @@ def test_nothing_outside_of_the_root_is_read_and_nothing_of_it_is_run(place: Pat
     assert any(path.startswith(f"{root}/usr/lib/modules/") for path in paths)
     found = inspect.manifest(str(image))
     assert found.kernel.release == "6.1.0-35-arm64"
-    assert [target.filesystem.type for target in found.targets] == ["ext4", "vfat"]
+    assert [target.filesystem and target.filesystem.type for target in found.targets] == ["ext4", "vfat"]
     assert all(each.path.startswith("/") and not each.path.startswith(str(place)) for each in found.inputs)
     names = {member.name for member in inspect.members(str(image))}
     assert names >= {"usr/bin/busybox", "usr/lib/ld-linux-aarch64.so.1", "usr/lib/modules/6.1.0-35-arm64/mmc_block.ko"}

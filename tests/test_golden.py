@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdump_initramfs import __version__, config, hooks, resources
+from kdump_initramfs import __version__, config, devices, hooks, resources
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
@@ -71,6 +71,7 @@ def _texts(plan: Plan) -> dict[str, str]:
     names = {"/init": "init", "/etc/kdump/settings": "settings", "/etc/kdump/modules": "modules"}
     names |= {drivers.ALIASES: "driver-aliases", drivers.ORDER: "driver-order"}
     names |= {path: f"target-{path.rpartition('/')[2]}" for path in texts if path.startswith("/etc/kdump/targets/")}
+    names |= {path: f"device-{path.rpartition('/')[2]}" for path in texts if path.startswith(f"{devices.DIRECTORY}/")}
     return {name: texts[path] for path, name in names.items() if path in texts}
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from kdump_initramfs import config
 from kdump_initramfs.config import DiskTarget, KernelSection, PathTarget
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import block, content, crypttab, kernel, mounts, probe, targets, tools
+from kdump_initramfs.host import block, content, crypttab, kernel, mounts, probe, stack, targets, tools
 from kdump_initramfs.host.mounts import Mount
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, CryptEntry
+from kdump_initramfs.model import BlockDevice, CryptEntry, TargetFacts
 from tests import elfmaker, kernels, programs, trees
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
@@ -32,6 +32,8 @@ LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 propagate_from:2 - ext3 /dev/
 def test_all_fields_of_the_manual_page_are_read() -> None:
     assert mounts.parse(LINE) == (
         Mount(
+            id="36",
+            parent="35",
             number="98:0",
             fs_root="/mnt1",
             mount_point="/mnt2",
@@ -122,21 +124,21 @@ def test_path_on_no_mount_has_no_holder() -> None:
 
 
 def test_stack_goes_from_the_volume_down_to_the_disk(host_root: HostRoot) -> None:
-    stack = block.read_stack(host_root("lvm-on-luks"), ["253:1"])
-    assert [(device.name, device.kind) for device in stack] == [
+    found = stack.read(host_root("lvm-on-luks"), (), ["253:1"])
+    assert [(device.name, device.kind) for device in found] == [
         ("dm-1", "lvm"),
         ("dm-0", "crypt"),
         ("vda2", "partition"),
         ("vda", "disk"),
     ]
-    assert stack[0].content_uuid == "7a1c5a52-6c8e-4f0e-9d3a-3f1f0e2b7c11"
-    assert stack[2].size_bytes == 39841792 * 512
+    assert found[0].content_uuid == "7a1c5a52-6c8e-4f0e-9d3a-3f1f0e2b7c11"
+    assert found[2].size_bytes == 39841792 * 512
 
 
 def test_disk_below_two_devices_comes_once_and_last(host_root: HostRoot) -> None:
-    stack = block.read_stack(host_root("md-raid1"), ["9:127"])
-    assert [device.name for device in stack] == ["md127", "vda1", "vda2", "vda"]
-    assert stack[0].below == ("vda1", "vda2")
+    found = stack.read(host_root("md-raid1"), (), ["9:127"])
+    assert [device.name for device in found] == ["md127", "vda1", "vda2", "vda"]
+    assert found[0].below == ("vda1", "vda2")
 
 
 def test_all_devices_of_a_btrfs_are_found_by_any(host_root: HostRoot) -> None:
@@ -151,7 +153,7 @@ def test_serial_number_that_cannot_be_read_is_none(sysroot: Make) -> None:
     disk = "/sys/devices/pci0/host0/block/sda"
     files = {f"{disk}/dev": "8:0\n", f"{disk}/device/wwid/": "", f"{disk}/device/serial": "S1\n"}
     root = sysroot({"/sys/dev/block/8:0": Path("../../devices/pci0/host0/block/sda"), **files})
-    assert block.read_stack(root, ["8:0"])[0].disk_id == "S1"
+    assert stack.read(root, (), ["8:0"])[0].disk_id == "S1"
 
 
 # --- what lies on them -------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_kind_of_device_is_told_by_its_directory(files: Mapping[str, str], kind:
         | {f"/sys/devices/virtual/block/{'vda/' if kind == 'partition' else ''}dm-0/{name}": text
            for name, text in ({"dev": "253:0", "size": "8"} | dict(files)).items()}
     )  # fmt: skip
-    assert block.read_stack(root, ["253:0"])[0].kind == kind
+    assert block.read(root, block.directory_of(root, "253:0")).kind == kind
 
 
 def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> None:
@@ -233,34 +235,39 @@ def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> 
     files |= {f"{DM}/dev": "253:0", f"{DM}/slaves/dm-0": Path("../../dm-0"), f"{DM}/slaves/dm-1": Path("../../dm-0")}
     start = time.monotonic()
     with pytest.raises(HostError):
-        block.read_stack(sysroot(files), ["253:0"])
+        stack.read(sysroot(files), (), ["253:0"])
     assert time.monotonic() - start < 2
 
 
 def test_unknown_device_number_is_named(sysroot: Make) -> None:
     with pytest.raises(HostError, match="/sys/dev/block/8:1: no such block device"):
-        block.read_stack(sysroot({}), ["8:1"])
+        stack.read(sysroot({}), (), ["8:1"])
 
 
 def test_uuid_is_found_in_any_case(host_root: HostRoot) -> None:
     root = host_root("two-targets")
-    assert block.find_by_uuid(root, "99887766-5544-3322-1100-FFEEDDCCBBAA") == "254:2"
+    assert block.find(root, "UUID=99887766-5544-3322-1100-FFEEDDCCBBAA") == "254:2"
 
 
 # --- targets -----------------------------------------------------------------------------------------------------
 
 
+def fs_type(target: TargetFacts) -> str:
+    assert target.filesystem
+    return target.filesystem.type
+
+
 @pytest.mark.parametrize("device", ["/dev/vda2", "/dev/disk/by-uuid/99887766-5544-3322-1100-ffeeddccbbaa"])
 def test_disk_target_is_found_by_its_path_or_a_link_to_it(device: str, host_root: HostRoot) -> None:
     (found,) = targets.read(host_root("two-targets"), [DiskTarget(device=device, path="/a/b/")])
-    assert (found.device.name, found.filesystem.type, found.directory) == ("vda2", "xfs", "a/b")
+    assert (found.device.name, fs_type(found), found.directory) == ("vda2", "xfs", "a/b")
 
 
 def test_disk_target_that_udev_does_not_know_is_read(host_root: HostRoot) -> None:
     root = host_root("two-targets")
     trees.make("remove /run/udev\ndevice /dev/vda2 ext4 99887766-5544-3322-1100-ffeeddccbbaa", Path(root.directory))
     (found,) = targets.read(root, [DiskTarget(device="/dev/vda2")])
-    assert found.filesystem.type == "ext4"
+    assert fs_type(found) == "ext4"
 
 
 def test_disk_target_without_a_known_file_system_is_named(host_root: HostRoot) -> None:
@@ -271,7 +278,7 @@ def test_disk_target_without_a_known_file_system_is_named(host_root: HostRoot) -
 
 
 def test_disk_target_that_is_not_there_is_named(host_root: HostRoot) -> None:
-    with pytest.raises(HostError, match="/dev/sdz9: no such block device"):
+    with pytest.raises(HostError, match="/dev/sdz9: no such block device on this machine"):
         targets.read(host_root("two-targets"), [DiskTarget(device="/dev/sdz9")])
 
 

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "dump.json"
 DMESG = "vmcore-dmesg.txt"
+LOG = "kexec-dmesg.log"
 VMCORES = ("vmcore", "vmcore.zst", "vmcore.gz", "vmcore.flat", "vmcore.flat.zst")
 
 # HOST-YYYYMMDDTHHMMSSZ[-N], as the capture environment makes them.
@@ -91,6 +92,11 @@ class Dump(Struct, frozen=True, kw_only=True):
         return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file(follow_symlinks=False))
 
 
+def is_name(name: str) -> bool:
+    """Whether a directory of this name is a dump."""
+    return _NAME.fullmatch(name) is not None
+
+
 def find(directories: Iterable[str]) -> tuple[Dump, ...]:
     """Return the dumps in these directories, oldest first; a directory that is not there holds none."""
     found = [dump for directory in dict.fromkeys(directories) for dump in _find_in(directory)]
@@ -106,7 +112,7 @@ def _find_in(directory: str) -> Iterator[Dump]:
         raise HostError(f"{directory}: {error.strerror}", hint="dumps are root's alone: run as root") from error
     for name in names:
         path = os.path.join(directory, name)
-        if _NAME.fullmatch(name) and os.path.isdir(path) and not os.path.islink(path):
+        if is_name(name) and os.path.isdir(path) and not os.path.islink(path):
             yield read(path)
 
 

@@ -1,39 +1,21 @@
-"""Block devices: what a file system stands on, layer by layer, from /sys/dev/block.
+"""Block devices: what sysfs tells of each, and what lies on it.
 
 Format: Documentation/ABI/stable/sysfs-block and Documentation/ABI/testing/sysfs-block-dm of the kernel.
 """
 
 import os
-from collections.abc import Sequence
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import partition
 from kdump_initramfs.host import content
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, BlockKind
 
 _SECTOR_BYTES = 512  # unit of /sys/block/*/size whatever the device (Documentation/ABI/stable/sysfs-block)
-_MAX_LAYERS = 64
 
 
-def read_stack(root: Root, numbers: Sequence[str]) -> tuple[BlockDevice, ...]:
-    """Return the devices `numbers` ("major:minor") and everything below them, outermost first, disks last.
-
-    Raises HostError where sysfs does not know a device.
-    """
-    stack: dict[str, BlockDevice] = {}
-    waiting = [_device_directory(root, number) for number in numbers]
-    while waiting:
-        directory = waiting.pop(0)
-        device = _read_device(root, directory)
-        stack.pop(device.name, None)  # a device below two others comes after both
-        stack[device.name] = device
-        waiting += [_sysfs_of(root, directory, name) for name in device.below]
-        if len(waiting) > _MAX_LAYERS:
-            raise HostError(f"{directory}: more than {_MAX_LAYERS} devices below", hint="report this machine's `probe`")
-    return tuple(stack.values())
-
-
-def _device_directory(root: Root, number: str) -> str:
+def directory_of(root: Root, number: str) -> str:
+    """Return the sysfs directory of the device "major:minor"; raise HostError where sysfs does not know it."""
     path = f"/sys/dev/block/{number}"
     if not root.exists(path):
         raise HostError(
@@ -43,7 +25,7 @@ def _device_directory(root: Root, number: str) -> str:
     return root.resolve(path)
 
 
-def _sysfs_of(root: Root, directory: str, name: str) -> str:
+def directory_below(root: Root, directory: str, name: str) -> str:
     """Return the sysfs directory of the device `name` that stands below the one at `directory`."""
     slave = f"{directory}/slaves/{name.replace('/', '!')}"
     if root.exists(slave):
@@ -51,35 +33,55 @@ def _sysfs_of(root: Root, directory: str, name: str) -> str:
     return os.path.dirname(directory)  # a partition's disk is the directory above
 
 
-def _read_device(root: Root, directory: str) -> BlockDevice:
-    name = _name(directory)
+def holders(root: Root, directory: str) -> tuple[str, ...]:
+    """Return the names of the devices that stand on the one at `directory`."""
+    return tuple(holder.replace("!", "/") for holder in root.list(f"{directory}/holders"))
+
+
+def read(root: Root, directory: str) -> BlockDevice:
+    """Return what sysfs tells of the device at `directory`, and what lies on it."""
+    device = name(directory)
     number = root.read_word(f"{directory}/dev")
     below = tuple(slave.replace("!", "/") for slave in root.list(f"{directory}/slaves"))
-    if root.exists(f"{directory}/partition"):
-        below = (_name(os.path.dirname(directory)),)
+    is_partition = root.exists(f"{directory}/partition")
+    if is_partition:
+        below = (name(os.path.dirname(directory)),)
     dm_uuid = root.read_word(f"{directory}/dm/uuid")
-    drivers, modaliases = ((), ()) if below else _read_drivers(root, directory)
-    found = content.read(root, name, number)
+    drivers, modaliases = ((), ()) if below else read_drivers(root, f"{directory}/device")
+    found = content.read(root, device, number)
     return BlockDevice(
-        name=name,
+        name=device,
         kind=_kind(root, directory, dm_uuid),
         number=number,
         size_bytes=int(root.read_word(f"{directory}/size") or 0) * _SECTOR_BYTES,
         drivers=drivers,
         modaliases=modaliases,
         disk_id=_disk_id(root, directory),
+        part_uuid=_part_uuid(root, directory, number) if is_partition else "",
         dm_name=root.read_word(f"{directory}/dm/name"),
         dm_uuid=dm_uuid,
         md_level=root.read_word(f"{directory}/md/level"),
-        loop_file=root.read_word(f"{directory}/loop/backing_file"),
         content_type=found.type,
         content_uuid=found.uuid,
-        luks_kdf_kib=content.luks_kdf_kib(root, name),
+        luks_kdf_kib=content.luks_kdf_kib(root, device),
         below=below,
     )
 
 
-def _name(directory: str) -> str:
+def _part_uuid(root: Root, directory: str, number: str) -> str:
+    """Return the UUID of a partition as udev has recorded it, or as the table on its disk says."""
+    if recorded := content.udev(root, number).get("ID_PART_ENTRY_UUID", ""):
+        return recorded.lower()
+    disk = os.path.dirname(directory)
+    sector_bytes = int(root.read_word(f"{disk}/queue/logical_block_size") or _SECTOR_BYTES)
+    return partition.part_uuid(
+        lambda offset, size: content.part(root, name(disk), offset, size),
+        int(root.read_word(f"{directory}/partition")),
+        sector_bytes,
+    )
+
+
+def name(directory: str) -> str:
     """Return the kernel name of a device; sysfs writes the slash of cciss/c0d0 as an exclamation mark."""
     return os.path.basename(directory).replace("!", "/")
 
@@ -114,16 +116,18 @@ def _kind(root: Root, directory: str, dm_uuid: str) -> BlockKind:
     return "loop" if root.exists(f"{directory}/loop") else "disk"
 
 
-def _read_drivers(root: Root, directory: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the modules of the drivers from the disk up to its bus, and the modaliases of those without a module.
+def read_drivers(root: Root, link: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the modules of the drivers from a device up to its bus, and the modaliases of those without a module.
+
+    `link` is where sysfs has the device, such as /sys/block/sda/device.
 
     A driver that is built into the running kernel has no driver/module link; in another kernel it may be a module,
     hence the modalias.
     """
     modules: list[str] = []
     modaliases: list[str] = []
-    node = root.resolve(f"{directory}/device")
-    while node.startswith("/sys/devices/") and root.exists(f"{directory}/device"):
+    node = root.resolve(link)
+    while node.startswith("/sys/devices/") and root.exists(link):
         if root.exists(f"{node}/driver"):
             module = root.resolve(f"{node}/driver/module")
             if root.exists(f"{node}/driver/module"):
@@ -134,20 +138,44 @@ def _read_drivers(root: Root, directory: str) -> tuple[tuple[str, ...], tuple[st
     return tuple(modules), tuple(modaliases)
 
 
-def find_by_uuid(root: Root, uuid: str) -> str:
-    """Return "major:minor" of the device with that content; raise HostError where there is none."""
-    for name, known in content.by_uuid(root).items():
-        if known.lower() == uuid.lower():
-            return root.read_word(f"/sys/class/block/{name.replace('/', '!')}/dev")
-    raise HostError(f"UUID={uuid}: no such file system on this machine", hint="lsblk -o NAME,UUID lists them")
+def find(root: Root, spec: str) -> str:
+    """Return "major:minor" of the device that a path below /dev, UUID=, LABEL=, PARTUUID= or PARTLABEL= names.
+
+    Raises HostError where there is none.
+    """
+    key, _, value = spec.partition("=")
+    if spec.startswith("/"):
+        device, what, columns = root.resolve(spec).removeprefix("/dev/"), "block device", "NAME"
+    else:
+        what = "partition" if key.startswith("PART") else "file system"
+        device, columns = _found_by(root, key, value), f"NAME,{key}"
+    number = root.read_word(f"/sys/class/block/{device.replace('/', '!')}/dev") if device else ""
+    if not number:
+        raise HostError(f"{spec}: no such {what} on this machine", hint=f"lsblk -o {columns} lists them")
+    return number
 
 
-def members_of_btrfs(root: Root, name: str) -> tuple[str, ...]:
-    """Return "major:minor" of all devices of the btrfs that the device `name` belongs to; none where none is mounted.
+def path(root: Root, spec: str) -> str:
+    """Return where on the machine that runs us the node of a device is that `spec` names as for `find`."""
+    directory = directory_of(root, find(root, spec))
+    return root.host(f"/dev/{name(directory)}")
+
+
+def _found_by(root: Root, key: str, value: str) -> str:
+    """Return the kernel name of the device whose `key` udev links to it has; "" if there is none."""
+    wanted = value.lower() if key in ("UUID", "PARTUUID") else value
+    for device, found in content.links(root, key).items():
+        if (found.lower() if key in ("UUID", "PARTUUID") else found) == wanted:
+            return device
+    return ""
+
+
+def members_of_btrfs(root: Root, device: str) -> tuple[str, ...]:
+    """Return "major:minor" of all devices of the btrfs that `device` belongs to; none where none is mounted.
 
     They are in /sys/fs/btrfs/UUID/devices.
     """
-    link = name.replace("/", "!")
+    link = device.replace("/", "!")
     for filesystem in root.list("/sys/fs/btrfs"):
         devices = f"/sys/fs/btrfs/{filesystem}/devices"
         if link in root.list(devices):

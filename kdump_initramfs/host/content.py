@@ -1,5 +1,6 @@
 """What lies on a block device: as udev has recorded it, or as the device itself says."""
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -7,7 +8,14 @@ from msgspec import Struct
 from kdump_initramfs.formats import luks, superblock
 from kdump_initramfs.host.root import Root
 
-_BY_UUID = "/dev/disk/by-uuid"
+# Of udev's links, by the word with which mount(8) names a device by them.
+_LINKS = {
+    "UUID": "/dev/disk/by-uuid",
+    "LABEL": "/dev/disk/by-label",
+    "PARTUUID": "/dev/disk/by-partuuid",
+    "PARTLABEL": "/dev/disk/by-partlabel",
+}
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
 class Content(Struct, frozen=True, kw_only=True):
@@ -20,7 +28,7 @@ class Content(Struct, frozen=True, kw_only=True):
 def read(root: Root, name: str, number: str) -> Content:
     """Return what lies on the device `name` ("major:minor" in `number`)."""
     recorded = udev(root, number)
-    kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or by_uuid(root).get(name, "")
+    kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or links(root, "UUID").get(name, "")
     if kind and uuid:
         return Content(type=kind, uuid=uuid)
     found = _identify(root, name)
@@ -34,15 +42,27 @@ def udev(root: Root, number: str) -> Mapping[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def by_uuid(root: Root) -> dict[str, str]:
-    """Return kernel name -> UUID of the content, from udev's links."""
-    return {root.resolve(f"{_BY_UUID}/{uuid}").removeprefix("/dev/"): uuid for uuid in root.list(_BY_UUID)}
+def links(root: Root, key: str) -> dict[str, str]:
+    """Return kernel name -> value, from udev's links; `key` is UUID, LABEL, PARTUUID or PARTLABEL."""
+    directory = _LINKS[key]
+    return {root.resolve(f"{directory}/{link}").removeprefix("/dev/"): _unescape(link) for link in root.list(directory)}
+
+
+def _unescape(link: str) -> str:
+    r"""Return the value in the name of a link, in which udev writes what is not safe as \xHH (encode_devnode_name)."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), link)
 
 
 def head(root: Root, name: str, size_bytes: int) -> bytes:
     """Return the first bytes of a device; nothing where it may not be read, or is not there."""
+    return part(root, name, 0, size_bytes)
+
+
+def part(root: Root, name: str, offset: int, size_bytes: int) -> bytes:
+    """Return some bytes of a device; nothing where it may not be read, or is not there."""
     try:
         with open(root.host(f"/dev/{name}"), "rb") as stream:
+            stream.seek(offset)
             return stream.read(size_bytes)
     except OSError:
         return b""

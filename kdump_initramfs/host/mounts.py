@@ -12,6 +12,9 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Mount(Struct, frozen=True, kw_only=True):
+    # Of this mount, and of the one that it stands in.
+    id: str
+    parent: str
     # "major:minor" of the file system; 0:N where no single block device carries it.
     number: str
     # Directory of the file system that is the root of this mount ("/", a subvolume, a bind mount's directory).
@@ -35,6 +38,8 @@ def _parse_line(line: str) -> Mount | None:
     if not separator or len(before) < 6 or len(after) < 3:
         return None
     return Mount(
+        id=before[0],
+        parent=before[1],
         number=before[2],
         fs_root=_unescape(before[3]),
         mount_point=_unescape(before[4]),
@@ -55,6 +60,24 @@ def holder(mounts: tuple[Mount, ...], path: str) -> Mount | None:
         inside = path == mount.mount_point or path.startswith(mount.mount_point.rstrip("/") + "/")
         if inside and (found is None or len(mount.mount_point) >= len(found.mount_point)):
             found = mount
+    return found
+
+
+def hidden_by(mounts: tuple[Mount, ...], mount: Mount) -> Mount | None:
+    """Return the mount that was made above `mount` later, and hides it; None where it can be reached."""
+    later = mounts[mounts.index(mount) + 1 :]
+    ancestors = _ancestors(mounts, mount)
+    above = (each for each in later if mount.mount_point.startswith(each.mount_point.rstrip("/") + "/"))
+    return next((each for each in above if each.mount_point != mount.mount_point and each.id not in ancestors), None)
+
+
+def _ancestors(mounts: tuple[Mount, ...], mount: Mount) -> set[str]:
+    parents = {each.id: each.parent for each in mounts}
+    found: set[str] = set()
+    number = mount.parent
+    while number in parents and number not in found:
+        found.add(number)
+        number = parents[number]
     return found
 
 

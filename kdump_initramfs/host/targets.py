@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from kdump_initramfs.config import DiskTarget, PathTarget, Target
+from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget, Target
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.host import block, mounts, unseen
+from kdump_initramfs.formats import superblock
+from kdump_initramfs.host import block, content, mounts, share, stack, unseen
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 
@@ -34,98 +35,114 @@ def _read_target(root: Root, mounted: _Mounts, target: Target, *, generic: bool)
     match target:
         case PathTarget():
             return unseen.path(root, target) if mounted is None else _read_path(root, mounted, target)
+        case DiskTarget() | RawTarget() if generic and (mounted is None or not _is_there(root, target.device)):
+            return unseen.disk(target) if isinstance(target, DiskTarget) else unseen.raw(target)
         case DiskTarget():
-            if generic and (mounted is None or not _is_there(root, target.device)):
-                return unseen.disk(target)
             return _read_disk(root, mounted or (), target)
+        case RawTarget():
+            return _read_raw(root, mounted or (), target)
         case _:
             assert_never(target)
 
 
+def _is_there(root: Root, device: str) -> bool:
+    try:
+        return bool(block.find(root, device))
+    except HostError:
+        return False
+
+
+# --- directories -------------------------------------------------------------------------------------------------
+
+
 def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget) -> TargetFacts:
+    resolved = root.resolve(target.path)
     if not root.is_dir(target.path):
         problem = "is no directory" if root.exists(target.path) else "no such directory"
         raise HostError(f"{target.path}: {problem}", hint=f"create it: mkdir -m 0700 -p {target.path}")
-    resolved = root.resolve(target.path)
-    mount = mounts.holder(mounted, resolved)
-    if mount is None:
-        raise HostError(f"{target.path}: on no mounted file system", hint="mount the file system that should hold it")
-    stack, devices = _stack_of_mount(root, mount, target.path)
+    mount = _holder(mounted, resolved, target.path)
+    filesystem, devices, carriers = _below_mount(root, mounted, mount, target.path)
     return TargetFacts(
         kind="path",
         name=target.path,
         directory=mounts.directory_inside(mount, resolved),
-        filesystem=_filesystem(mount.fs_type, stack[0], target.path),
-        stack=stack,
-        devices=devices,
+        filesystem=filesystem,
+        stack=devices,
+        devices=carriers,
     )
 
 
+def _holder(mounted: tuple[mounts.Mount, ...], resolved: str, name: str) -> mounts.Mount:
+    mount = mounts.holder(mounted, resolved)
+    if mount is None:
+        raise HostError(f"{name}: on no mounted file system", hint="mount the file system that should hold it")
+    if over := mounts.hidden_by(mounted, mount):
+        raise HostError(
+            f"{name}: {mount.source}, mounted at {mount.mount_point}, is hidden by {over.source}, which was mounted "
+            f"at {over.mount_point} later",
+            hint=f"unmount {over.mount_point}, or mount {mount.source} anew",
+        )
+    return mount
+
+
+def _below_mount(
+    root: Root, mounted: tuple[mounts.Mount, ...], mount: mounts.Mount, name: str
+) -> tuple[Filesystem, tuple[BlockDevice, ...], tuple[str, ...]]:
+    """Return what is mounted, all that it stands on, and the names of the devices that carry it."""
+    if share.is_share(mount):
+        filesystem, device = share.read(root, mount, name)
+        return filesystem, (device,), (device.name,)
+    numbers = stack.carriers(root, mount, name)
+    devices = stack.read(root, mounted, numbers)
+    return stack.filesystem(mount.fs_type, devices[0], name), devices, _names(devices, numbers)
+
+
+def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(device.name for device in devices if device.number in numbers)
+
+
+# --- devices -----------------------------------------------------------------------------------------------------
+
+
 def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget) -> TargetFacts:
-    number = _device_number(root, target.device)
-    stack = block.read_stack(root, [number])
-    devices: tuple[str, ...] = (stack[0].name,)
-    mount = next((mount for mount in mounted if mount.number == number), None)
-    fs_type = mount.fs_type if mount else stack[0].content_type
+    numbers: tuple[str, ...] = (block.find(root, target.device),)
+    devices = stack.read(root, mounted, numbers)
+    mount = next((mount for mount in mounted if mount.number == numbers[0]), None)
+    fs_type = mount.fs_type if mount else devices[0].content_type
     if fs_type == "btrfs":
-        stack, devices = _stack_of_btrfs(root, stack[0].name, target.device)
+        numbers = stack.btrfs_carriers(root, devices[0].name, target.device)
+        devices = stack.read(root, mounted, numbers)
     if not fs_type:
         raise HostError(f"{target.device}: no file system that we know is on it", hint="make one, or mount it")
     return TargetFacts(
         kind="disk",
         name=target.device,
         directory=target.path.strip("/"),
-        filesystem=_filesystem(fs_type, stack[0], target.device),
-        stack=stack,
-        devices=devices,
+        filesystem=stack.filesystem(fs_type, devices[0], target.device),
+        stack=devices,
+        devices=_names(devices, numbers),
     )
 
 
-def _stack_of_mount(root: Root, mount: mounts.Mount, name: str) -> tuple[tuple[BlockDevice, ...], tuple[str, ...]]:
-    """Return the stack below a mount, and the names of the devices that carry its file system."""
-    if not mount.number.startswith("0:"):
-        return _stack_of(root, [mount.number])
-    if mount.fs_type == "btrfs":
-        return _stack_of_btrfs(root, root.resolve(mount.source).removeprefix("/dev/"), name)
-    raise HostError(
-        f"{name}: on {mount.fs_type} ({mount.source}), which is not on a block device",
-        hint='name a directory on a disk in a [[target]] with kind = "path"',
+def _read_raw(root: Root, mounted: tuple[mounts.Mount, ...], target: RawTarget) -> TargetFacts:
+    number = block.find(root, target.device)
+    devices = stack.read(root, mounted, [number])
+    _check_unused(root, mounted, devices[0], target.device)
+    return TargetFacts(
+        kind="raw", name=target.device, directory="", filesystem=None, stack=devices, devices=(devices[0].name,)
     )
 
 
-def _stack_of_btrfs(root: Root, device: str, name: str) -> tuple[tuple[BlockDevice, ...], tuple[str, ...]]:
-    members = block.members_of_btrfs(root, device)
-    if not members:
-        raise HostError(f"{name}: on btrfs ({device}), whose devices /sys/fs/btrfs does not tell", hint="mount it")
-    return _stack_of(root, members)
-
-
-def _stack_of(root: Root, numbers: Sequence[str]) -> tuple[tuple[BlockDevice, ...], tuple[str, ...]]:
-    stack = block.read_stack(root, numbers)
-    return stack, tuple(device.name for device in stack if device.number in numbers)
-
-
-def _is_there(root: Root, device: str) -> bool:
-    try:
-        return bool(_device_number(root, device))
-    except HostError:
-        return False
-
-
-def _device_number(root: Root, device: str) -> str:
-    if device.startswith("UUID="):
-        return block.find_by_uuid(root, device.removeprefix("UUID="))
-    name = root.resolve(device).removeprefix("/dev/").replace("/", "!")
-    number = root.read_word(f"/sys/class/block/{name}/dev")
-    if not number:
-        raise HostError(f"{device}: no such block device", hint="lsblk lists them")
-    return number
-
-
-def _filesystem(fs_type: str, device: BlockDevice, name: str) -> Filesystem:
-    if not device.content_uuid:
-        raise HostError(
-            f"{name}: the UUID of its file system ({fs_type} on {device.name}) is not to be found",
-            hint="run as root, so that it can be read from the device, or start udev, which records it",
-        )
-    return Filesystem(type=fs_type, uuid=device.content_uuid)
+def _check_unused(root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDevice, name: str) -> None:
+    """Refuse a device that holds something: what it held would be gone after a crash."""
+    free = "name a partition that is free for dumps; where it is, clear it: wipefs --all"
+    used_by = block.holders(root, block.directory_of(root, device.number))
+    if used_by:
+        raise HostError(f"{name}: {device.name} is in use by {', '.join(used_by)}", hint=free)
+    if any(mount.number == device.number for mount in mounted):
+        raise HostError(f"{name}: {device.name} is mounted", hint=free)
+    found = device.content_type or superblock.signature(
+        lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes
+    )
+    if found:
+        raise HostError(f"{name}: {device.name} is not empty, {found} is on it", hint=free)

@@ -1,6 +1,6 @@
 """Dump targets whose devices are not there: what the configuration and /etc/fstab say, for generic images."""
 
-from kdump_initramfs.config import DiskTarget, PathTarget
+from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
 from kdump_initramfs.host import fstab
@@ -10,14 +10,16 @@ from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 # A directory that is bound to one that is bound to …: more of them is a mistake.
 _MAX_BINDS = 8
 _BY_UUID = 'device = "UUID=…" and fs_type in a [[target]] with kind = "disk"'
+# What tells a device of another machine: names of devices do not.
+_KEYS = ("UUID", "LABEL", "PARTUUID")
+_NAMED_BY = "a name tells nothing of another machine"
 
 
 def disk(target: DiskTarget) -> TargetFacts:
-    """Return the facts of a file system that is named by its UUID and cannot be looked at."""
-    if not target.device.startswith("UUID="):
+    """Return the facts of a file system that is named by its UUID, label or partition, and cannot be looked at."""
+    if target.device.partition("=")[0] not in _KEYS:
         raise HostError(
-            f"{target.device}: no such block device, and a name tells nothing of another machine",
-            hint=f"name the file system by {_BY_UUID}",
+            f"{target.device}: no such block device, and {_NAMED_BY}", hint=f"name the file system by {_BY_UUID}"
         )
     if not target.fs_type:
         raise HostError(
@@ -25,6 +27,14 @@ def disk(target: DiskTarget) -> TargetFacts:
             hint='tell it by fs_type = "ext4" (or xfs, btrfs, …) in the [[target]]',
         )
     return _facts("disk", target.device, target.path.strip("/"), target.device, target.fs_type)
+
+
+def raw(target: RawTarget) -> TargetFacts:
+    """Refuse a raw device that cannot be looked at: nothing on it would tell it from another."""
+    raise HostError(
+        f"{target.device}: no such block device on this machine, and one thing alone does not tell it from another",
+        hint="build on the machine itself, or give its --facts (from `probe --json` on it)",
+    )
 
 
 def path(root: Root, target: PathTarget) -> TargetFacts:
@@ -46,12 +56,29 @@ def path(root: Root, target: PathTarget) -> TargetFacts:
 
 
 def _of_entry(target: PathTarget, entry: fstab.Entry, below: str) -> TargetFacts:
-    if not entry.spec.startswith("UUID=") or not superblock.layouts(entry.fs_type):
+    spec = _spec(entry.spec)
+    if not spec or not superblock.layouts(entry.fs_type):
         raise HostError(
             f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
             hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
         )
-    return _facts("path", target.path, f"{_subvolume(entry)}{below}".strip("/"), entry.spec, entry.fs_type)
+    return _facts("path", target.path, f"{_subvolume(entry)}{below}".strip("/"), spec, entry.fs_type)
+
+
+# Links of udev that say what UUID= and the like say.
+_LINKS = {
+    "/dev/disk/by-uuid/": "UUID=",
+    "/dev/disk/by-label/": "LABEL=",
+    "/dev/disk/by-partuuid/": "PARTUUID=",
+}
+
+
+def _spec(spec: str) -> str:
+    """Return what fstab names a device by, as KEY=VALUE; "" if it is a name that tells nothing."""
+    for link, key in _LINKS.items():
+        if spec.startswith(link):
+            return key + spec.removeprefix(link)
+    return spec if spec.partition("=")[0] in _KEYS else ""
 
 
 def _subvolume(entry: fstab.Entry) -> str:
@@ -60,16 +87,30 @@ def _subvolume(entry: fstab.Entry) -> str:
 
 
 def _facts(kind: str, name: str, directory: str, spec: str, fs_type: str) -> TargetFacts:
-    uuid = spec.removeprefix("UUID=")
+    key, _, value = spec.partition("=")
+    if key == "UUID":
+        _check_uuid(name, value, fs_type)
+    if key == "LABEL" and not any(superblock.stored_label(layout, value) for layout in superblock.layouts(fs_type)):
+        raise HostError(
+            f"{name}: the label {value} of {fs_type} cannot be looked for after a crash",
+            hint="name the file system by its UUID",
+        )
+    filesystem = Filesystem(type=fs_type, uuid=value if key == "UUID" else "", label=value if key == "LABEL" else "")
+    device = BlockDevice(
+        name=spec,
+        kind="disk",
+        number="",
+        size_bytes=0,
+        part_uuid=value.lower() if key == "PARTUUID" else "",
+        content_type=fs_type,
+        content_uuid=filesystem.uuid,
+    )
+    return TargetFacts(
+        kind=kind, name=name, directory=directory, filesystem=filesystem, stack=(device,), devices=(device.name,)
+    )
+
+
+def _check_uuid(name: str, uuid: str, fs_type: str) -> None:
     lengths = {2 * layout.uuid_bytes for layout in superblock.layouts(fs_type)}
     if lengths and len(uuid.replace("-", "")) not in lengths:
         raise HostError(f"{name}: {uuid} is no UUID of {fs_type}", hint="copy it from `blkid` on that machine")
-    device = BlockDevice(name=spec, kind="disk", number="", size_bytes=0, content_type=fs_type, content_uuid=uuid)
-    return TargetFacts(
-        kind=kind,
-        name=name,
-        directory=directory,
-        filesystem=Filesystem(type=fs_type, uuid=uuid),
-        stack=(device,),
-        devices=(device.name,),
-    )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, assert_never
 
-from kdump_initramfs import __version__
+from kdump_initramfs import __version__, durable
 from kdump_initramfs.errors import HostError, ImageError
 from kdump_initramfs.formats import compression, cpio
 from kdump_initramfs.host.root import Root
@@ -58,7 +58,7 @@ def write(plan: Plan, root: Root, output: str) -> ImageRecord:
             os.rename(partial, output)
             is_replaced = True
             os.rename(record.next_path_of(output), record.path_of(output))
-            _sync_directory(directory)
+            durable.sync_directory(directory)
     except OSError as error:
         where = error.filename or output
         hint = "the new image is there, but build it again" if is_replaced else "what was there before is unchanged"
@@ -162,11 +162,3 @@ def _read(path: str) -> bytes:
             return stream.read()
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="make it readable, or run as root") from error
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

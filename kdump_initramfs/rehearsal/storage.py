@@ -58,7 +58,7 @@ def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
         raise RehearsalError(f"{target.name}: a device of kind {odd[0].kind} cannot be rehearsed yet", hint=_OTHER)
     below = "$VICTIM_PARTITION" if partition else "$VICTIM_DISK"
     program, options = _mkfs(target)
-    mkfs = f"{program} {options.format(uuid=target.filesystem.uuid)}"
+    mkfs = f"{program} {options}"
     if lvm is None:
         make, device = "", below
         activate = ""
@@ -96,9 +96,13 @@ def _bus(disk: BlockDevice) -> Bus:
 
 
 def _mkfs(target: TargetFacts) -> tuple[str, str]:
-    if target.filesystem.type not in _MKFS:
-        raise RehearsalError(f"{target.name}: {target.filesystem.type} cannot be rehearsed yet", hint=_OTHER)
-    return _MKFS[target.filesystem.type]
+    """Return the program that makes the file system, and its options."""
+    filesystem = target.filesystem
+    if filesystem is None or not filesystem.uuid or filesystem.type not in _MKFS:
+        what = filesystem.type if filesystem else "a target without a file system"
+        raise RehearsalError(f"{target.name}: {what} cannot be rehearsed yet", hint=_OTHER)
+    program, options = _MKFS[filesystem.type]
+    return program, options.format(uuid=filesystem.uuid)
 
 
 # --- LVM ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+#!/bin/sh
+# Driver of targets that are a device without a file system: open, put NAME (from stdin), commit NAME, drop NAME, digest
+# NAME, close. What it writes is read by kdump_initramfs/formats/rawdump.py, which describes it. Settings: KDUMP_DEVICE
+# (its description in /etc/kdump/devices), KDUMP_DEVICE_TIMEOUT_S.
+# State, in /run/kdump: raw-device, raw-id, raw-name (of the dump), raw-next (the unit at which the next file begins),
+# raw-bytes (of the file that was put), raw-files (lines UNIT BYTES NAME).
+set -eu
+. /lib/kdump/lib.sh
+. /lib/kdump/devices.sh
+
+UNIT=65536
+
+units_of() {
+    echo $((($1 + UNIT - 1) / UNIT))
+}
+
+# check_free NAME: nothing that anybody knows by its signature is on the device, nor a dump that nobody has taken yet.
+check_free() {
+    _end=$(($(cat "/sys/class/block/$1/size") * 512 / 4096 * 4096))
+    while read -r _offset _length _magic _type; do
+        [ "$_offset" -ge 0 ] || _offset=$((_end + _offset))
+        if [ "$_offset" -ge 0 ] && bytes_are "$1" "$_offset" "$_length" "$_magic"; then
+            die "$KDUMP_TARGET_NAME ($1) is not empty: $_type is on it"
+        fi
+    done </etc/kdump/signatures
+    if [ "$(device_bytes "$1" 0 12)" = 'KDUMP-RAW 1' ]; then
+        _state=$(device_bytes "$1" 0 4096 | tr -d '\000' | sed -n 's/^state //p')
+        [ "$_state" != complete ] || die "$KDUMP_TARGET_NAME ($1) holds a dump that has not been recovered"
+    fi
+}
+
+# write_unit UNIT: writes stdin, filled up with zeros, to that unit of the device, and waits until it is there.
+write_unit() {
+    dd bs="$UNIT" conv=sync of=/run/kdump/raw-unit 2>/dev/null
+    dd if=/run/kdump/raw-unit of="$device" bs="$UNIT" seek="$1" conv=notrunc,fsync 2>/dev/null
+}
+
+# write_head STATE
+write_head() {
+    printf 'KDUMP-RAW 1\nid %s\nstate %s\nname %s\nunits %s\n' \
+        "$(recall raw-id)" "$1" "$(recall raw-name)" "$(recall raw-next)" | write_unit 0
+}
+
+open_target() {
+    describe "$KDUMP_DEVICE"
+    choose_devices "$KDUMP_DEVICE_TIMEOUT_S"
+    names=${names# }
+    check_free "$names"
+    device=$(device_node "$names")
+    remember raw-device "$device"
+    remember raw-id "$(cat /proc/sys/kernel/random/uuid)"
+    remember raw-name "$(dump_name)"
+    remember raw-next 1
+    : >/run/kdump/raw-files
+    write_head writing || die "$names takes no write"
+    echo 1 >/proc/sys/vm/drop_caches
+    # Behind the first line and "id ".
+    [ "$(device_bytes "$names" 15 36)" = "$(recall raw-id)" ] || die "$names does not return what was written"
+}
+
+# A file: a unit that tells of it, written when it is complete, then its data.
+put_file() {
+    rm -f /run/kdump/raw-pipe /run/kdump/raw-failed
+    mkfifo /run/kdump/raw-pipe
+    wc -c </run/kdump/raw-pipe >/run/kdump/raw-bytes &
+    { tee /run/kdump/raw-pipe || echo >/run/kdump/raw-failed; } |
+        dd of="$device" bs="$UNIT" seek=$(($(recall raw-next) + 1)) conv=notrunc,fsync 2>/run/kdump/raw-said || {
+        log "$(recall raw-said)"
+        return 1
+    }
+    wait
+    [ ! -e /run/kdump/raw-failed ]
+}
+
+commit_file() {
+    _start=$(recall raw-next)
+    _bytes=$(recall raw-bytes)
+    printf 'KDUMP-FILE 1\nid %s\nname %s\nbytes %s\n' "$(recall raw-id)" "$1" "$_bytes" | write_unit "$_start" ||
+        die "$1 did not reach the device"
+    echo "$_start $_bytes $1" >>/run/kdump/raw-files
+    remember raw-next $((_start + 1 + $(units_of "$_bytes")))
+    # The record comes last. What has no core may be overwritten by the next dump.
+    case $1:$([ ! -e /run/kdump/collector ] || echo saved) in
+        dump.json:saved) write_head complete ;;
+        dump.json:) write_head partial ;;
+    esac
+}
+
+digest_of() {
+    while read -r _start _bytes _name; do
+        [ "$_name" = "$1" ] || continue
+        _digest=$(dd if="$device" bs="$UNIT" skip=$((_start + 1)) count="$(units_of "$_bytes")" 2>/dev/null |
+            head -c "$_bytes" | sha256sum)
+        echo "$_bytes ${_digest%% *}"
+        return
+    done </run/kdump/raw-files
+    return 1
+}
+
+case $1 in
+    open)
+        open_target
+        exit
+        ;;
+    close) [ -e /run/kdump/raw-device ] || exit 77 ;;
+esac
+device=$(recall raw-device)
+case $1 in
+    put) put_file ;;
+    commit) commit_file "$2" ;;
+    # What was put and not committed is overwritten by what is put next.
+    drop) ;;
+    digest) digest_of "$2" ;;
+    close) rm /run/kdump/raw-device ;;
+    *) die "not a verb of a target: $1" ;;
+esac

@@ -1,0 +1,65 @@
+#!/bin/sh
+# The part of the library for targets that are a directory: what their drivers have in common once it is mounted at
+# /target. Sourced behind lib.sh and devices.sh.
+
+# make_directory PARENT: makes a directory for this dump that was not there before, whatever the clock says, and
+# remembers it.
+make_directory() {
+    _base="$1/$(dump_name)"
+    _new=$_base
+    _count=0
+    until mkdir "$_new"; do
+        _count=$((_count + 1))
+        if [ ! -e "$_new" ] || [ "$_count" -ge 1000 ]; then
+            die "cannot make $_new"
+        fi
+        _new="$_base-$_count"
+    done
+    sync "$1"
+    remember dump-directory "$_new"
+}
+
+# check_write DIRECTORY: it takes a write that reaches the device and can be read back. It is the new one, in which nobody
+# can have put anything before the crash.
+check_write() {
+    _probe="$1/probe"
+    echo "$KDUMP_HOST" | dd of="$_probe" conv=fsync || die "$1 takes no write"
+    [ "$(cat "$_probe")" = "$KDUMP_HOST" ] || die "$1 does not return what was written"
+    rm "$_probe"
+}
+
+# open_directory DIRECTORY: makes the directory of this dump below that one of what is mounted.
+open_directory() {
+    _parent="/target${1:+/$1}"
+    mkdir -p "$_parent"
+    [ "$(realpath "$_parent")" = "$_parent" ] || die "$_parent leads elsewhere: $(realpath "$_parent")"
+    make_directory "$_parent"
+    check_write "$(recall dump-directory)"
+}
+
+# directory_verb VERB [NAME]: what a driver answers to every verb but `open`.
+directory_verb() {
+    if [ "$1" = close ]; then
+        [ -n "$(mounted_line "/target")" ] || exit 77
+        umount "/target" || die "cannot unmount /target"
+        return
+    fi
+    # Not within a redirection: where that fails, `set -e` does not see it, and the file would land in memory.
+    directory=$(recall dump-directory)
+    case $1 in
+        put) cat >"$directory/$2-incomplete" ;;
+        drop) rm -f "$directory/$2-incomplete" ;;
+        commit)
+            # fsync of the file itself: sync(2) and syncfs(2) do not tell of an error of the device.
+            dd if=/dev/null of="$directory/$2-incomplete" conv=notrunc,fsync 2>/dev/null ||
+                die "$2 did not reach the device"
+            mv "$directory/$2-incomplete" "$directory/$2"
+            sync "$directory"
+            ;;
+        digest)
+            _digest=$(sha256sum "$directory/$2")
+            echo "$(stat -c %s "$directory/$2") ${_digest%% *}"
+            ;;
+        *) die "not a verb of a target: $1" ;;
+    esac
+}
