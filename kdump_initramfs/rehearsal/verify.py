@@ -78,6 +78,11 @@ def _check_dump(dump: store.Dump, expected: Expected) -> Iterator[Check]:
     # It succeeds only where the configuration asks for the log alone.
     if record.collector.name != "dmesg":
         yield _attempt("the vmcore is whole", lambda: _check_vmcore(dump, expected.kernel_release))
+    yield from check_files(dump, record)
+
+
+def check_files(dump: store.Dump, record: store.DumpRecord) -> Iterator[Check]:
+    """Yield what holds of the files of every dump that has a record."""
     yield _attempt("every sha256 equals its record", lambda: _check_digests(dump, record))
     yield _attempt("nobody else can read it", lambda: _check_modes(dump))
 

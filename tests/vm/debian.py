@@ -11,6 +11,7 @@ import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -36,6 +37,7 @@ class Hardware(Struct, frozen=True, kw_only=True):
     cpus: int = 1
     # Further words for QEMU.
     extra: tuple[str, ...] = ()
+    accel: Literal["auto", "tcg"] = "auto"
     # Gets each line of the console as it arrives.
     on_line: OnLine | None = None
 
@@ -94,7 +96,7 @@ def run_script(
         ),
         extra=hardware.extra,
     )
-    outcome = run(guest, timeout_s=timeout_s, console_log=str(console), on_line=hardware.on_line)
+    outcome = run(guest, accel=hardware.accel, timeout_s=timeout_s, console_log=str(console), on_line=hardware.on_line)
     said = console.read_text(errors="replace")
     came_back = _read_report(report)
     if "status" not in came_back:

@@ -1,0 +1,160 @@
+"""Dumps on what is no file system on a disk: raw partitions, shares of the hypervisor, files behind loop devices."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kdump_initramfs.dumps import store
+from kdump_initramfs.rehearsal import verify
+from tests.vm.debian import MEMORY_MIB, Hardware, Report, run_script
+from tests.vm.test_storage import APPEND, RELEASE, STORAGE, check_dump, payload
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(not RELEASE, reason="tests/run makes the Debian guest"),
+]
+
+
+def crash(case: str, directory: Path, hardware: Hardware) -> Report:
+    """Let a guest crash on the storage that `case` makes, and check the dump that it lists then."""
+    files = payload(case, hardware.disks)
+    report = run_script(RELEASE, STORAGE, directory, files=files, hardware=hardware, append=APPEND)
+    check_dump(report, files["token"])
+    return report
+
+
+# --- a raw partition ---------------------------------------------------------------------------------------------
+
+RAW = """
+    partition() {
+        lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/data")" | sed -n 's/ part$//p'
+    }
+    make_storage() {
+        mkdir -p /etc/kdump-initramfs
+        uuid=$(blkid -p -s PART_ENTRY_UUID -o value "$(one_partition data)")
+        printf '[[target]]\\nkind = "raw"\\ndevice = "PARTUUID=%s"\\n' "$uuid" > /etc/kdump-initramfs/config.toml
+        mkfs.ext4 -q "$(partition)"
+        udevadm settle
+        fails kdump-initramfs plan 2> "$REPORT/refusal"
+        wipefs --all "$(partition)"
+        udevadm settle
+    }
+    open_storage() {
+        mkdir -p /var/crash
+        mount --bind /var/crash /var/crash
+        kdump-initramfs dumps recover --to /var/crash > "$REPORT/first"
+        kdump-initramfs dumps recover --to /var/crash > "$REPORT/second"
+    }
+    check_storage() {
+        cd /var/crash/*-*Z
+        [ "$(stat -c %a .)" = 700 ]
+        stat -c %a ./* | grep -vx 600 && return 1
+        makedumpfile -R /tmp/vmcore < vmcore.flat
+        # KDUMP, in eight bytes.
+        [ "$(head -c 5 /tmp/vmcore)" = KDUMP ]
+        # Whoever reads the dump by its configuration finds it there too.
+        printf '[[target]]\\nkind = "path"\\n' > /etc/kdump-initramfs/config.toml
+    }
+"""
+
+
+def test_a_dump_on_a_raw_partition_is_recovered_once(tmp_path: Path) -> None:
+    report = crash(RAW, tmp_path, Hardware())
+    first, second = (report.files[name].decode() for name in ("first", "second"))
+    assert "/var/crash/crashguest-" in first
+    assert second.strip().endswith(": recovered already")
+    assert "is not empty, ext4 is on it" in report.files["refusal"].decode()
+
+
+# --- shares ------------------------------------------------------------------------------------------------------
+
+SHARE = """
+    make_storage() {
+        mkdir -p /var/crash
+        echo 'crash-tag /var/crash TYPE noauto,OPTIONS 0 0' >> /etc/fstab
+        mount /var/crash
+    }
+"""
+
+
+def check_share(directory: Path) -> None:
+    """Check what is in the directory that was shared, from outside of the guest."""
+    (dump,) = store.find([str(directory)])
+    assert dump.record
+    assert {check.name for check in verify.check_files(dump, dump.record) if not check.passed} == set()
+
+
+def test_a_dump_is_saved_to_a_9p_share(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    words = ("-fsdev", f"local,id=share,path={shared},security_model=none")
+    words += ("-device", "virtio-9p-pci,fsdev=share,mount_tag=crash-tag")
+    case = SHARE.replace("TYPE", "9p").replace("OPTIONS", "trans=virtio,version=9p2000.L,msize=65536")
+    crash(case, tmp_path, Hardware(disks={}, extra=words))
+    check_share(shared)
+
+
+@contextmanager
+def virtiofsd(shared: Path, socket: Path) -> Iterator[None]:
+    words = ["/usr/lib/qemu/virtiofsd", f"--socket-path={socket}", "-o", f"source={shared}", "-f"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not socket.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_dump_is_saved_to_a_virtiofs_share(tmp_path: Path) -> None:
+    shared, socket = tmp_path / "shared", tmp_path / "socket"
+    shared.mkdir()
+    words = ("-object", f"memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on", "-numa", "node,memdev=memory")
+    words += ("-chardev", f"socket,id=share,path={socket}")
+    words += ("-device", "vhost-user-fs-pci,chardev=share,tag=crash-tag")
+    case = SHARE.replace("TYPE", "virtiofs").replace("OPTIONS", "defaults")
+    with virtiofsd(shared, socket):
+        # It serves one QEMU: none that tries KVM first.
+        crash(case, tmp_path, Hardware(disks={}, extra=words, accel="tcg"))
+    check_share(shared)
+
+
+# --- loop devices ------------------------------------------------------------------------------------------------
+
+LOOP = """
+    attach() {
+        mount "$DISKS/data" /srv
+        losetup --partscan --find --show /srv/images/dumps.img
+        udevadm settle
+    }
+    make_storage() {
+        mkfs.xfs -q "$DISKS/data"
+        mount "$DISKS/data" /srv
+        mkdir /srv/images
+        truncate -s 600M /srv/images/dumps.img
+        echo 'type=linux' | sfdisk --quiet --label gpt /srv/images/dumps.img
+        umount /srv
+        loop=$(attach)
+        vgcreate behind-file "${loop}p1"
+        lvcreate --extents 100%FREE --name crash behind-file
+        mkfs.ext4 -q /dev/behind-file/crash
+        mount_new ext4 /dev/behind-file/crash
+    }
+    open_storage() {
+        attach
+        vgchange --activate y behind-file
+        mount /var/crash
+    }
+"""
+
+
+def test_a_dump_is_saved_in_a_file_behind_a_loop_device(tmp_path: Path) -> None:
+    report = crash(LOOP, tmp_path, Hardware())
+    assert "I/O error" not in report.files["kexec-dmesg.log"].decode()
