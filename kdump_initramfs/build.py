@@ -5,7 +5,7 @@ import os
 
 from kdump_initramfs import hooks
 from kdump_initramfs.config import Config, ImageSection
-from kdump_initramfs.errors import ImageError
+from kdump_initramfs.errors import ImageError, Problems
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan as planning
@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 def plan(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Plan:
     """Return what would be built: facts, then what the hooks make of them, then every file of the image."""
     host = probe.read(root, config, facts_of=facts_of)
-    contributions = hooks.contribute(config, host, root=root)
-    return planning.make(root, config, host, contributions)
+    problems = Problems()
+    contributions = hooks.contribute(config, host, root=root, problems=problems)
+    return planning.make(root, config, host, contributions, problems=problems)
 
 
 def build(root: Root, config: Config, *, output: str = "", facts_of: HostFacts | None = None) -> ImageRecord:

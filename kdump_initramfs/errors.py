@@ -43,6 +43,30 @@ class SeveralProblemsError(KdumpError):
         self.errors = tuple(errors)
 
 
+class Problems:
+    """Gathers problems of several stages, so that one pass finds all of them: `with problems: …` goes on after one."""
+
+    def __init__(self) -> None:
+        self._errors: list[KdumpError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, SeveralProblemsError):
+            self._errors += error.errors
+        elif isinstance(error, KdumpError):
+            self._errors.append(error)
+        return isinstance(error, KdumpError)
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    def raise_all(self) -> None:
+        """Raise what was gathered, if anything was."""
+        raise_together(self._errors)
+
+
 def raise_together(errors: Sequence[KdumpError]) -> None:
     """Raise what was gathered, if anything was; a single error as itself."""
     if len(errors) == 1:

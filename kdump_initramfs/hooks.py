@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from kdump_initramfs import resources, run
 from kdump_initramfs.config import Config
-from kdump_initramfs.errors import HookError, KdumpError, raise_together
+from kdump_initramfs.errors import HookError, KdumpError, Problems
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Contribution, HookRun, HostFacts, Phase
 
@@ -55,21 +55,22 @@ def _unmasked(path: str) -> str:
     return "" if path and os.path.realpath(path) == os.devnull else path
 
 
-def contribute(config: Config, host: HostFacts, *, root: Root) -> tuple[HookRun, ...]:
-    """Ask every hook what it contributes for this host; errors of all hooks are raised together."""
+def contribute(config: Config, host: HostFacts, *, root: Root, problems: Problems | None = None) -> tuple[HookRun, ...]:
+    """Ask every hook what it contributes for this host.
+
+    Problems of all hooks are raised together; with `problems` they are left there, and those without one are returned.
+    """
     runs: list[HookRun] = []
-    errors: list[KdumpError] = []
+    found = Problems() if problems is None else problems
     for files in find(root):
-        try:
+        with found:
             contribution = _ask(files, config, host)
-        except KdumpError as error:
-            errors.append(error)
-            continue
-        if contribution is None:
-            logger.debug("hook %s: not on this host", files.name)
-        else:
-            runs.append(HookRun(name=files.name, script=_script(files, contribution), contribution=contribution))
-    raise_together(errors)
+            if contribution is None:
+                logger.debug("hook %s: not on this host", files.name)
+            else:
+                runs.append(HookRun(name=files.name, script=_script(files, contribution), contribution=contribution))
+    if problems is None:
+        found.raise_all()
     return tuple(runs)
 
 

@@ -1,15 +1,17 @@
 """Drivers of generic images: what is chosen, and that the shell finds after the crash what modprobe would find."""
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from kdump_initramfs import build, config
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import drivers, kmod
-from kdump_initramfs.model import DriverSet
-from tests import kernels, programs
+from kdump_initramfs.model import DriverSet, Module
+from tests import capture, kernels, programs
 from tests.test_kmod import alias_example
 
 RELEASE = "6.9.0-test"
@@ -138,3 +140,20 @@ def test_the_shell_finds_for_devices_of_real_kernels_what_modprobe_would() -> No
         assert [set(each) for each in found] == [
             {name for name in modules.find(kmod.normal(device)) if name in chosen.order} for device in devices
         ]
+
+
+@pytest.mark.parametrize("kind", ["generic", "new", "cloud"])
+def test_network_drivers_come_along_where_they_are_asked_for(kind: capture.KernelKind) -> None:
+    words = [*capture.kernel_overrides(capture.release(kind)), "image.mode=generic"]
+    host = capture.facts(capture.target())
+
+    def modules(*more: str) -> set[str]:
+        planned = build.plan(Root(), config.load(overrides=[*words, *more]), facts_of=host)
+        return {os.path.basename(entry.path) for entry in planned.entries if isinstance(entry, Module)}
+
+    without, found = modules(), modules("image.network_drivers=true")
+    assert without < found
+    assert "virtio_net.ko" in found - without
+    if kind != "cloud":
+        assert found - without >= {"e1000e.ko", "mlx5_core.ko", "igb.ko", "vmxnet3.ko", "realtek.ko"}
+    assert not {"mac80211.ko", "iwlwifi.ko", "cfg80211.ko"} & found

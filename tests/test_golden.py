@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdump_initramfs import __version__, config, devices, hooks, resources
+from kdump_initramfs import __version__, build, config, devices, resources
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
@@ -31,7 +31,7 @@ def outcome(root: Root) -> dict[str, str]:
         facts = probe.read(root, configuration)
         results["facts.json"] = _json(_brief(facts))
         results["cmdline"] = _cmdline(configuration, facts) + "\n"
-        plan = planning.make(root, configuration, facts, hooks.contribute(configuration, facts, root=root))
+        plan = build.plan(root, configuration)
         results["plan.txt"] = _plan(plan)
         results |= _texts(plan)
     except KdumpError as error:

@@ -120,6 +120,32 @@ def test_path_on_no_mount_has_no_holder() -> None:
     assert mounts.holder(TABLE[1:], "/home") is None
 
 
+HIDING = (
+    "28 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    "29 28 8:2 / /var rw - ext4 /dev/sda2 rw\n"
+    "30 29 8:3 / /var/crash rw - xfs /dev/sda3 rw\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("later", "hidden_by"),
+    [
+        ("", ""),
+        ("31 29 8:4 / /var rw - ext4 /dev/sda4 rw", "/dev/sda4"),
+        ("31 28 8:4 / /var/crashes rw - ext4 /dev/sda4 rw", ""),
+        # Mounted over the very place: that is what holds the directory then.
+        ("31 30 8:4 / /var/crash rw - ext4 /dev/sda4 rw", ""),
+        ("31 30 8:4 / /var/crash/deeper rw - ext4 /dev/sda4 rw", ""),
+    ],
+)
+def test_mount_is_hidden_by_what_is_mounted_above_it_later(later: str, hidden_by: str) -> None:
+    found = mounts.parse(HIDING + later)
+    holder = mounts.holder(found, "/var/crash")
+    assert holder
+    over = mounts.hidden_by(found, holder)
+    assert (over.source if over else "") == hidden_by
+
+
 # --- block devices -----------------------------------------------------------------------------------------------
 
 

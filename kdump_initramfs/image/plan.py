@@ -11,7 +11,7 @@ from typing import assert_never
 from msgspec import Struct, structs
 
 from kdump_initramfs.config import Config
-from kdump_initramfs.errors import HostError, KdumpError, raise_together
+from kdump_initramfs.errors import HostError, KdumpError, Problems, raise_together
 from kdump_initramfs.formats import ldso
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
@@ -46,19 +46,29 @@ class Parts(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -> Plan:
-    """Return the plan of the capture image; whatever is missing is raised together."""
+def make(
+    root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun], *, problems: Problems | None = None
+) -> Plan:
+    """Return the plan of the capture image; whatever is missing is raised together, with `problems` of the hooks."""
+    problems = Problems() if problems is None else problems
     contributions = [_located(root, run.contribution) for run in runs]
-    parts = gather(root, host.kernel, contributions, omit_modules=config.image.omit_modules)
+    parts = gather(root, host.kernel, contributions, omit_modules=config.image.omit_modules, problems=problems)
     settings = {"LD_LIBRARY_PATH": ":".join(parts.library_dirs)} if parts.library_dirs else {}
     extra = [File(path=path, source=root.host(path), reason="image.extra_files") for path in config.image.extra_files]
-    _check_files(entry for entry in (*parts.entries, *extra) if isinstance(entry, File))
+    with problems:
+        _check_files(entry for entry in (*parts.entries, *extra) if isinstance(entry, File))
+    compression = ""
+    with problems:
+        compression = _compression(config, host.kernel)
+    # Where a hook has said nothing, what it would have provided is not the problem.
+    texts = () if problems else scripts.entries(host, runs, settings)
+    problems.raise_all()
     return Plan(
         kernel=host.kernel,
-        entries=layout.arrange(root, (*parts.entries, *scripts.entries(host, runs, settings), *extra)),
+        entries=layout.arrange(root, (*parts.entries, *texts, *extra)),
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
-        compression=_compression(config, host.kernel),
+        compression=compression,
         warnings=parts.warnings,
     )
 
@@ -73,24 +83,38 @@ def _located(root: Root, contribution: Contribution) -> Contribution:
 
 
 def gather(
-    root: Root, kernel: Kernel, contributions: Sequence[Contribution], *, omit_modules: Sequence[str] = ()
+    root: Root,
+    kernel: Kernel,
+    contributions: Sequence[Contribution],
+    *,
+    omit_modules: Sequence[str] = (),
+    problems: Problems,
 ) -> Parts:
     """Return what the contributions become: programs with their libraries, modules with theirs, and their entries.
 
-    The modules' paths, in load order, become the entry /etc/kdump/modules.
+    The modules' paths, in load order, become the entry /etc/kdump/modules. What is missing is left in `problems`.
     """
-    names = dict.fromkeys(name for each in contributions for name in each.binaries)
+    own = [entry for each in contributions for entry in each.entries]
+    library_dirs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    with problems:
+        programs, library_dirs = _programs(
+            root, dict.fromkeys(name for each in contributions for name in each.binaries)
+        )
+        own += programs
+    with problems:
+        modules, warnings = _modules(root, kernel, contributions, omit_modules)
+        own += modules
+    return Parts(entries=tuple(own), library_dirs=library_dirs, warnings=warnings)
+
+
+def _programs(root: Root, names: Iterable[str]) -> tuple[list[Entry], tuple[str, ...]]:
+    """Return programs with their libraries, and directories of libraries that must be searched besides."""
     binaries = _find_binaries(root, names)
     closure = ldso.closure(root, binaries.values())
     programs = [_program(root, path, f"program {name}") for name, path in binaries.items()]
     libraries = [_program(root, path, f"needed by {users[0]}") for path, users in closure.files.items()]
-    modules, warnings = _modules(root, kernel, contributions, omit_modules)
-    own = [entry for each in contributions for entry in each.entries]
-    return Parts(
-        entries=(*own, *programs, *libraries, *modules),
-        library_dirs=closure.library_dirs,
-        warnings=warnings,
-    )
+    return [*programs, *libraries], closure.library_dirs
 
 
 def _find_binaries(root: Root, names: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from kdump_initramfs import hooks, resources
 from kdump_initramfs.config import Config
+from kdump_initramfs.errors import Problems
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import layout, plan, render, write
@@ -45,7 +46,9 @@ def build(
         modules=_RESULT_MODULES,
         entries=_entries(root, host, command, recipe, settings),
     )
-    parts = plan.gather(root, kernel, [*drivers, own])
+    problems = Problems()
+    parts = plan.gather(root, kernel, [*drivers, own], problems=problems)
+    problems.raise_all()
     victim = Plan(
         kernel=kernel,
         entries=layout.arrange(root, parts.entries),

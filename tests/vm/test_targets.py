@@ -91,8 +91,10 @@ def check_share(directory: Path) -> None:
 def test_a_dump_is_saved_to_a_9p_share(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
-    words = ("-fsdev", f"local,id=share,path={shared},security_model=none")
-    words += ("-device", "virtio-9p-pci,fsdev=share,mount_tag=crash-tag")
+    words = (
+        *("-fsdev", f"local,id=share,path={shared},security_model=none"),
+        *("-device", "virtio-9p-pci,fsdev=share,mount_tag=crash-tag"),
+    )
     case = SHARE.replace("TYPE", "9p").replace("OPTIONS", "trans=virtio,version=9p2000.L,msize=65536")
     crash(case, tmp_path, Hardware(disks={}, extra=words))
     check_share(shared)
@@ -116,9 +118,11 @@ def virtiofsd(shared: Path, socket: Path) -> Iterator[None]:
 def test_a_dump_is_saved_to_a_virtiofs_share(tmp_path: Path) -> None:
     shared, socket = tmp_path / "shared", tmp_path / "socket"
     shared.mkdir()
-    words = ("-object", f"memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on", "-numa", "node,memdev=memory")
-    words += ("-chardev", f"socket,id=share,path={socket}")
-    words += ("-device", "vhost-user-fs-pci,chardev=share,tag=crash-tag")
+    words = (
+        *("-object", f"memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on", "-numa", "node,memdev=memory"),
+        *("-chardev", f"socket,id=share,path={socket}"),
+        *("-device", "vhost-user-fs-pci,chardev=share,tag=crash-tag"),
+    )
     case = SHARE.replace("TYPE", "virtiofs").replace("OPTIONS", "defaults")
     with virtiofsd(shared, socket):
         # It serves one QEMU: none that tries KVM first.
