@@ -162,3 +162,37 @@ LOOP = """
 def test_a_dump_is_saved_in_a_file_behind_a_loop_device(tmp_path: Path) -> None:
     report = crash(LOOP, tmp_path, Hardware())
     assert "I/O error" not in report.files["kexec-dmesg.log"].decode()
+
+
+# --- a layer that only the site knows ----------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parent.parent.parent / "contrib" / "example-hooks"
+LINEAR = """
+    make_linear() {
+        dmsetup create "only here" --uuid LINEAR-here --table "0 $(blockdev --getsz "$1") linear $1 0"
+        udevadm settle
+    }
+    make_storage() {
+        partition=$(one_partition data)
+        make_linear "$partition"
+        mkfs.ext4 -q "/dev/mapper/only here"
+        mkdir -p /var/crash
+        mount "/dev/mapper/only here" /var/crash
+        fails kdump-initramfs plan 2> "$REPORT/refusal"
+        mkdir -p /etc/kdump-initramfs/hooks
+        cp 36-linear.* /etc/kdump-initramfs/hooks
+    }
+    open_storage() {
+        make_linear "$(lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/data")" | sed -n 's/ part$//p')"
+        mount "/dev/mapper/only here" /var/crash
+    }
+"""
+
+
+def test_a_layer_is_added_by_one_pair_of_files(tmp_path: Path) -> None:
+    hardware = Hardware()
+    files = payload(LINEAR, hardware.disks) | {path.name: path.read_text() for path in EXAMPLE.iterdir()}
+    assert files.keys() >= {"36-linear.py", "36-linear.sh"}
+    report = run_script(RELEASE, STORAGE, tmp_path, files=files, hardware=hardware, append=APPEND)
+    check_dump(report, files["token"])
+    assert "a device of kind dm that no hook provides" in report.files["refusal"].decode()
