@@ -7,8 +7,8 @@ from kdump_initramfs.model import Contribution, Dir, Entry, HostFacts, Link, Nod
 # What /init, the library and the shipped hooks call.
 _APPLETS = (
     *("cat", "cut", "date", "dd", "dmesg", "grep", "gzip", "halt", "head", "insmod", "kill", "mkdir", "mount"),
-    *("mkfifo", "mv", "od", "poweroff", "realpath", "reboot", "rm", "sed", "sh", "sha256sum", "sleep", "stat", "sync"),
-    *("tail", "tee", "tr", "umount", "wc"),
+    *("mkfifo", "mv", "od", "poweroff", "realpath", "reboot", "rm", "rmdir", "sed", "setsid", "sh", "sha256sum"),
+    *("sleep", "sort", "stat", "sync", "tail", "tee", "tr", "umount", "wc"),
 )
 # What somebody in front of an emergency shell would miss; taken along where this busybox has it.
 _RESCUE_APPLETS = ("cp", "df", "find", "free", "less", "ln", "ls", "lsmod", "mknod", "more", "ps", "tar", "top", "vi")
@@ -30,6 +30,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
         settings={
             "KDUMP_HOST": host.hostname,
             "KDUMP_DEADLINE_S": str(config.capture.deadline_s),
+            "KDUMP_HOOK_TIMEOUT_S": str(config.capture.hook_timeout_s),
             "KDUMP_DEVICE_TIMEOUT_S": str(config.capture.device_timeout_s),
             "KDUMP_DEGRADED_AFTER_S": str(config.capture.degraded_after_s),
             "KDUMP_FINAL_ACTION": config.capture.final_action,

@@ -55,4 +55,5 @@ watch_devices() {
 }
 
 while load_new; do :; done
-watch_devices &
+# Its output is its own: whoever has started this script waits for the end of what it says.
+watch_devices >/dev/null 2>&1 &

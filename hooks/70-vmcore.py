@@ -10,19 +10,30 @@ _MAKEDUMPFILE_OPTIONS = {"lzo": "-l", "snappy": "-p", "zstd": "-z", "zlib": "-c"
 _COPY_COMPRESSIONS = ("zstd", "gzip")
 
 
+# Leaves out all that makedumpfile can tell to be no use (makedumpfile(8), -d).
+_LEAST = 31
+
+
 def contribute(config: Config, host: HostFacts) -> Contribution:
     collectors = _collectors(config, host)
     copy_compression = _copy_compression(config, host)
+    dump_level = config.vmcore.dump_level
     return Contribution(
         binaries=tuple(path for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host)) if path),
         settings={
             "KDUMP_COLLECTORS": " ".join(collectors),
-            "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host)),
+            "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, dump_level)),
+            # For where the dump does not fit; nothing where it cannot become smaller.
+            "KDUMP_LEAST_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, _LEAST))
+            if dump_level != _LEAST
+            else "",
+            "KDUMP_STALL_S": str(config.capture.stall_s),
             "KDUMP_COPY_COMPRESSION": copy_compression,
             "KDUMP_ZSTD": _zstd(copy_compression, host),
         },
         phase=Phase.SAVE,
         on_failure=OnFailure.STOP,
+        unlimited=True,
     )
 
 
@@ -45,7 +56,9 @@ def _makedumpfile(collectors: tuple[str, ...], host: HostFacts) -> str:
     return host.tools.makedumpfile if "makedumpfile" in collectors else ""
 
 
-def _makedumpfile_arguments(collectors: tuple[str, ...], config: Config, host: HostFacts) -> tuple[str, ...]:
+def _makedumpfile_arguments(
+    collectors: tuple[str, ...], config: Config, host: HostFacts, dump_level: int
+) -> tuple[str, ...]:
     if "makedumpfile" not in collectors:
         return ()
     wanted: str = config.vmcore.compression
@@ -59,7 +72,7 @@ def _makedumpfile_arguments(collectors: tuple[str, ...], config: Config, host: H
         )
     # Messages: 2 common, 4 error, 16 report; no progress, which is a carriage return for every per cent.
     option = _MAKEDUMPFILE_OPTIONS.get(wanted)
-    return (*([option] if option else []), "-d", str(config.vmcore.dump_level), "--message-level", "22")
+    return (*([option] if option else []), "-d", str(dump_level), "--message-level", "22")
 
 
 def _copy_compression(config: Config, host: HostFacts) -> str:

@@ -1,9 +1,13 @@
 #!/bin/sh
 # Saves the vmcore, down a ladder of collectors, and leaves the name of the one that won in /run/kdump/collector. In a
 # directory makedumpfile writes its file itself; what other targets get is a stream, which it calls flattened.
-# Settings: KDUMP_COLLECTORS, KDUMP_MAKEDUMPFILE, KDUMP_MAKEDUMPFILE_ARGUMENTS, KDUMP_COPY_COMPRESSION, KDUMP_ZSTD.
+# Called with the name of a collector it runs that one alone: each runs in a session of its own, to be ended when it makes
+# no progress.
+# Settings: KDUMP_COLLECTORS, KDUMP_MAKEDUMPFILE, KDUMP_MAKEDUMPFILE_ARGUMENTS, KDUMP_LEAST_ARGUMENTS,
+# KDUMP_COPY_COMPRESSION, KDUMP_ZSTD, KDUMP_STALL_S.
 set -eu
 . /lib/kdump/lib.sh
+. /lib/kdump/process.sh
 
 # Names under which a collector may leave something unfinished.
 NAMES='vmcore vmcore.flat vmcore.zst vmcore.gz'
@@ -17,8 +21,19 @@ begins_with() {
     [ "$(head -c "${#2}" "$1" | tr -d '\000')" = "$2" ]
 }
 
-# makedumpfile filters and compresses; it may warn that it does not know the kernel and still be right.
+# makedumpfile filters and compresses; it may warn that it does not know the kernel and still be right. The arguments are
+# words of our own making.
 collect_makedumpfile() {
+    arguments=$KDUMP_MAKEDUMPFILE_ARGUMENTS
+    dump
+}
+
+collect_least() {
+    arguments=$KDUMP_LEAST_ARGUMENTS
+    dump
+}
+
+dump() {
     if is_directory; then
         write_dump "$(recall dump-directory)/vmcore-incomplete" && commit vmcore
     else
@@ -26,15 +41,15 @@ collect_makedumpfile() {
     fi
 }
 
-# The arguments are words of our own making.
 # shellcheck disable=SC2086
 write_dump() {
-    "$KDUMP_MAKEDUMPFILE" $KDUMP_MAKEDUMPFILE_ARGUMENTS /proc/vmcore "$1" && begins_with "$1" 'KDUMP   '
+    limit_size
+    "$KDUMP_MAKEDUMPFILE" $arguments /proc/vmcore "$1" && begins_with "$1" 'KDUMP   '
 }
 
 # shellcheck disable=SC2086
 flattened_dump() {
-    "$KDUMP_MAKEDUMPFILE" -F $KDUMP_MAKEDUMPFILE_ARGUMENTS /proc/vmcore
+    "$KDUMP_MAKEDUMPFILE" -F $arguments /proc/vmcore
 }
 
 # put_stream BEGINNING COMMAND: puts what the command says as vmcore.flat, and looks at how it begins on the way.
@@ -91,13 +106,75 @@ remove_unfinished() {
     done
 }
 
-for collector in $KDUMP_COLLECTORS; do
+# Prints how far a collector has come: the size of its file, or what has gone into its pipe.
+progress() {
+    if is_directory; then
+        stat -c %s "$(recall dump-directory)"/*-incomplete 2>/dev/null || :
+    else
+        # What each of its processes has written (proc(5), /proc/PID/io).
+        cat /proc/[0-9]*/io 2>/dev/null | sed -n 's/^wchar: //p'
+    fi
+}
+
+# ran_out_of_room: was that why the last collector failed? Takes the number of lines that the log had before.
+ran_out_of_room() {
+    tail -n "+$1" "$KDUMP_LOG" | grep -q -e 'No space left' -e 'File too large' -e 'File size limit' -e 'no room for'
+}
+
+# next_collector: sets `collector` to the next to try, or to nothing. What did not fit is tried once more with all left out
+# that can be; what failed in another way is tried in another way.
+next_collector() {
+    if [ "$failure" = room ]; then
+        case $tried in
+            *' least '*) collector= ;;
+            *) collector=${KDUMP_LEAST_ARGUMENTS:+least} ;;
+        esac
+        return
+    fi
+    for collector in $KDUMP_COLLECTORS ${KDUMP_LEAST_ARGUMENTS:+least}; do
+        case $tried in
+            *" $collector "*) ;;
+            *) return ;;
+        esac
+    done
+    collector=
+}
+
+# try COLLECTOR: sets `failure` to why it failed: room, stall, stuck (it cannot even be ended) or error.
+try() {
     remove_unfinished
-    if "collect_$collector"; then
+    tried="$tried$1 "
+    lines=$(wc -l <"$KDUMP_LOG")
+    failure=
+    status=0
+    watched "$KDUMP_STALL_S" progress sh "/lib/kdump/hooks/70-vmcore.sh" "$1" >>"$KDUMP_LOG" 2>&1 || status=$?
+    [ "$status" != 0 ] || return 0
+    case $status in
+        124) failure=stall ;;
+        125) failure=stuck ;;
+        *) if ran_out_of_room "$((lines + 1))"; then failure=room; else failure=error; fi ;;
+    esac
+    log "collector $1 failed: $failure (status $status)"
+    return 1
+}
+
+if [ $# -gt 0 ]; then
+    "collect_$1"
+    exit
+fi
+if is_directory && [ "$(recall limit-bytes)" -le 0 ] && [ "$KDUMP_COLLECTORS" != dmesg ]; then
+    die "no room for a vmcore: $(recall limit-bytes) bytes beyond what must stay free"
+fi
+tried=' '
+failure=
+next_collector
+while [ -n "$collector" ]; do
+    if try "$collector"; then
         remember collector "$collector"
         exit 0
     fi
-    log "collector $collector failed"
+    [ "$failure" != stuck ] || die "the target hangs"
+    next_collector
 done
 remove_unfinished
-die "no collector could save the vmcore"
+die "no collector could save the vmcore: $failure"

@@ -13,4 +13,5 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
         phase=Phase.SAVE,
         # Fails where what was saved cannot be read back.
         on_failure=OnFailure.STOP,
+        unlimited=True,
     )

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Saves kexec-dmesg.log, the log of the capture environment and its kernel, and dump.json, the record of the dump.
 # Settings: KDUMP_HOST KDUMP_TARGET_NAME KDUMP_TARGET_KIND KDUMP_TARGET_FS_UUID
-# KDUMP_MAKEDUMPFILE_ARGUMENTS KDUMP_COPY_COMPRESSION.
+# KDUMP_MAKEDUMPFILE_ARGUMENTS KDUMP_LEAST_ARGUMENTS KDUMP_COPY_COMPRESSION.
 set -eu
 . /lib/kdump/lib.sh
 
 # One that is missing ends this script here, and not a substitution within the record.
 : "$KDUMP_HOST" "$KDUMP_TARGET_NAME" "$KDUMP_TARGET_KIND" "$KDUMP_TARGET_FS_UUID"
-: "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_COPY_COMPRESSION"
+: "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_LEAST_ARGUMENTS" "$KDUMP_COPY_COMPRESSION"
 
 # Prints its argument as a JSON string, reduced to printable ASCII.
 string() {
@@ -25,9 +25,18 @@ panic_line() {
     echo "$_line" | sed 's/^\[ *[0-9.]*\] *//'
 }
 
+# Prints the program that a collector is.
+name_of() {
+    case $1 in
+        least) echo makedumpfile ;;
+        *) echo "$1" ;;
+    esac
+}
+
 arguments() {
     case $1 in
         makedumpfile) echo "$KDUMP_MAKEDUMPFILE_ARGUMENTS" ;;
+        least) echo "$KDUMP_LEAST_ARGUMENTS" ;;
         copy) echo "$KDUMP_COPY_COMPRESSION" ;;
     esac
 }
@@ -90,7 +99,7 @@ record() {
   "crash_time": $(string "$(crash_time +%Y-%m-%dT%H:%M:%SZ)"),
   "panic": $(string "$(panic_line)"),
   "target": {"name": $(string "$KDUMP_TARGET_NAME"), "kind": $(string "$KDUMP_TARGET_KIND"), "filesystem_uuid": $(string "$KDUMP_TARGET_FS_UUID")},
-  "collector": {"name": $(string "$collector"), "arguments": $(string "$(arguments "$collector")")},
+  "collector": {"name": $(string "$(name_of "$collector")"), "arguments": $(string "$(arguments "$collector")")},
   "files": {$listed
   },
   "steps": [$(steps)

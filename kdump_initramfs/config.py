@@ -34,6 +34,8 @@ Device = Annotated[
     ),
 ]
 PositiveInt = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
+Size = Annotated[str, Meta(pattern=r"\A[0-9]+[KMGT]?\Z", description='bytes, or a number with K, M, G or T, as "2G"')]
 Parameter = Annotated[str, Meta(pattern=r"\A[^\0\n]+\Z", description="a word of a kernel command line")]
 FinalAction = Literal["reboot", "poweroff", "halt", "shell"]
 
@@ -85,6 +87,14 @@ class CaptureSection(_Section, frozen=True, kw_only=True):
     device_timeout_s: PositiveInt = 90
     # How long to wait for missing members of an array before it is started without them.
     degraded_after_s: PositiveInt = 15
+    # The most time of a hook that is not the one that saves the vmcore, and of a script of pre and post.
+    hook_timeout_s: PositiveInt = 60
+    # How long a collector may make no progress before it is ended.
+    stall_s: PositiveInt = 120
+    # Programs that run before the first target is tried, and at the end; those of /etc/kdump-initramfs/pre.d and post.d
+    # follow.
+    pre: tuple[AbsolutePath, ...] = ()
+    post: tuple[AbsolutePath, ...] = ()
     # CPUs that the capture kernel starts.
     cpus: PositiveInt = 1
     # What follows a saved dump, and what follows when nothing could be saved.
@@ -99,12 +109,25 @@ class VmcoreSection(_Section, frozen=True, kw_only=True):
     dump_level: Annotated[int, Meta(ge=0, le=31, description="a whole number from 0 to 31")] = 31
     # makedumpfile takes lzo, snappy, zstd or zlib (as far as it was built with them), a plain copy zstd or gzip.
     compression: Literal["auto", "none", "lzo", "snappy", "zlib", "zstd", "gzip"] = "auto"
+    # The most that a vmcore may take; "0": what the target has room for.
+    size_limit: Size = "0"
+
+
+class RetentionSection(_Section, frozen=True, kw_only=True):
+    # How many dumps of this host a target keeps; 0: all.
+    keep: Count = 0
+    # How much space they may take together; "0": any.
+    max_bytes: Size = "0"
+    # How much space is made free for the next dump; "0": none.
+    min_free: Size = "0"
 
 
 class PathTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="path"):
     """A directory of the running system, on whatever holds it."""
 
     path: AbsolutePath = "/var/crash"
+    # The most time, in seconds, that this target may take; 0: its share of what is left to the deadline.
+    budget_s: Count = 0
 
 
 class DiskTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="disk"):
@@ -115,12 +138,14 @@ class DiskTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="dis
     path: AbsolutePath = "/"
     # Type of the file system, for a generic image where the device is not there to tell.
     fs_type: Annotated[str, Meta(pattern=r"\A[a-z0-9]*\Z", description="a type of file system such as ext4")] = ""
+    budget_s: Count = 0
 
 
 class RawTarget(_Section, frozen=True, kw_only=True, tag_field="kind", tag="raw"):
     """A partition, or another device, that holds nothing but a dump; `dumps recover` takes it from there."""
 
     device: Device
+    budget_s: Count = 0
 
 
 Target = PathTarget | DiskTarget | RawTarget
@@ -132,12 +157,21 @@ class Config(_Section, frozen=True, kw_only=True):
     kexec: KexecSection = KexecSection()
     capture: CaptureSection = CaptureSection()
     vmcore: VmcoreSection = VmcoreSection()
+    retention: RetentionSection = RetentionSection()
     target: tuple[Target, ...] = ()
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets in the order in which they are tried; with none configured, /var/crash."""
         return self.target or (PathTarget(),)
+
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size_bytes(size: str) -> int:
+    """Return a Size as a number of bytes."""
+    return int(size[:-1]) * _UNITS[size[-1]] if size[-1] in _UNITS else int(size)
 
 
 def load(*, root: str = "/", file: str | None = None, overrides: Sequence[str] = ()) -> Config:

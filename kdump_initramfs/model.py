@@ -180,6 +180,8 @@ class TargetFacts(Struct, frozen=True, kw_only=True):
     stack: tuple[BlockDevice, ...]
     # Kernel names of the devices that carry the file system: one, or all of a btrfs.
     devices: tuple[str, ...] = ()
+    # The most time that it may take; 0 for its share of what is left.
+    budget_s: int = 0
 
     @property
     def carriers(self) -> tuple[BlockDevice, ...]:
@@ -204,6 +206,23 @@ class CryptEntry(Struct, frozen=True, kw_only=True):
     # "" if a passphrase is asked for.
     key_file: str = ""
     options: tuple[str, ...] = ()
+
+
+class Watchdog(Struct, frozen=True, kw_only=True):
+    """A hardware watchdog that is active (/sys/class/watchdog)."""
+
+    # What its driver calls it.
+    identity: str
+    drivers: tuple[str, ...] = ()
+    modaliases: tuple[str, ...] = ()
+
+
+class Script(Struct, frozen=True, kw_only=True):
+    """A program of the administrator that runs before or after the dump."""
+
+    path: str
+    # The program that its first line names; "" for a binary.
+    interpreter: str = ""
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -237,6 +256,10 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     boot_apicid: int | None = None
     tools: Tools = field(default_factory=Tools)
     crypttab: tuple[CryptEntry, ...] = ()
+    watchdogs: tuple[Watchdog, ...] = ()
+    # In the order in which they run.
+    pre_scripts: tuple[Script, ...] = ()
+    post_scripts: tuple[Script, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
 
@@ -273,6 +296,8 @@ class Contribution(Struct, frozen=True, kw_only=True):
     # When the capture side runs.
     phase: Phase = Phase.NONE
     on_failure: OnFailure = OnFailure.CONTINUE
+    # For phase SAVE: whether it takes as long as it takes, and not only what a hook may take (capture.hook_timeout_s).
+    unlimited: bool = False
     # Layers (by kernel name) that exist in the capture kernel because of this hook; a target needs all of its own.
     provides: tuple[str, ...] = ()
     # For phase TARGET: the positions of the targets that this hook drives; each target needs exactly one driver.

@@ -47,7 +47,11 @@ directory_verb() {
     # Not within a redirection: where that fails, `set -e` does not see it, and the file would land in memory.
     directory=$(recall dump-directory)
     case $1 in
-        put) cat >"$directory/$2-incomplete" ;;
+        put)
+            # The log and the record may take of the reserve.
+            case $2 in vmcore | vmcore.*) limit_size ;; esac
+            cat >"$directory/$2-incomplete"
+            ;;
         drop) rm -f "$directory/$2-incomplete" ;;
         commit)
             # fsync of the file itself: sync(2) and syncfs(2) do not tell of an error of the device.

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Beside the capture: measures the memory low-water mark, and ends a capture that is past its deadline.
+# Beside the capture: measures the memory low-water mark, feeds the hardware watchdogs that were active before the crash,
+# and ends a capture that is past its deadline. A watchdog that is fed no more resets a machine on which all else hangs.
 . /lib/kdump/lib.sh
 
 lowest=
@@ -16,8 +17,34 @@ measure_memory() {
     done </proc/meminfo
 }
 
+# The names of the watchdogs that are fed, each between spaces.
+fed=' '
+
+# Opening a watchdog starts it; closing it, as by being killed, does not stop it.
+find_watchdogs() {
+    for _directory in /sys/class/watchdog/*; do
+        _watchdog=${_directory##*/}
+        case $fed in
+            *" $_watchdog "*) continue ;;
+        esac
+        if [ -c "/dev/$_watchdog" ] && grep -qxF "$(cat "$_directory/identity")" /etc/kdump/watchdogs; then
+            fed="$fed$_watchdog "
+            feed "$_watchdog" &
+            log "feeding $_watchdog"
+        fi
+    done
+}
+
+feed() {
+    while [ "$(uptime_cs)" -lt "$deadline_cs" ] && [ ! -e /run/kdump/ending ]; do
+        echo
+        sleep 1
+    done >"/dev/$1"
+}
+
 while [ "$(uptime_cs)" -lt "$deadline_cs" ]; do
     measure_memory
+    [ ! -e /etc/kdump/watchdogs ] || find_watchdogs
     sleep 0.2
 done
 

@@ -20,6 +20,7 @@ log() {
 # die MESSAGE...: what a hook says last when it has failed.
 die() {
     log "$@"
+    remember reason "$*"
     exit 1
 }
 
@@ -46,12 +47,38 @@ past_deadline() {
     [ -e /run/kdump/deadline-passed ]
 }
 
+# The most that one hook may add to the log, which is memory.
+LOG_BYTES=262144
+
+# limited COMMAND...: runs a command with its output in the log, of which no more than a part is kept. What it leaves
+# running must have an output of its own: this waits until nobody can say anything more.
+limited() {
+    rm -f /run/kdump/limited-status
+    {
+        _said=0
+        "$@" </dev/null 2>&1 || _said=$?
+        echo "$_said" >/run/kdump/limited-status
+    } | {
+        head -c "$LOG_BYTES"
+        cat >/dev/null
+    } >>"$KDUMP_LOG"
+    # Where it has killed whoever has started it, nobody tells.
+    [ -e /run/kdump/limited-status ] || return 137
+    return "$(recall limited-status)"
+}
+
 # start_hook NAME [ARGUMENT...]: runs a hook as a child, and sets _status to how it ended.
 start_hook() {
     _script="/lib/kdump/hooks/$1.sh"
     shift
     _status=0
     sh "$_script" "$@" </dev/null >>"$KDUMP_LOG" 2>&1 || _status=$?
+}
+
+# start_bounded_hook NAME: runs a hook that must end soon and say little, and sets _status to how it ended.
+start_bounded_hook() {
+    _status=0
+    bounded "$KDUMP_HOOK_TIMEOUT_S" sh /lib/kdump/limited.sh "/lib/kdump/hooks/$1.sh" || _status=$?
 }
 
 # record_step STATUS BEGAN NAME: BEGAN is in centiseconds; for the record of the dump.
@@ -61,11 +88,22 @@ record_step() {
 
 # run_hook NAME [ARGUMENT...]: runs a hook and records status, start and duration as one step.
 run_hook() {
+    recorded start_hook "$@"
+}
+
+run_bounded_hook() {
+    recorded start_bounded_hook "$@"
+}
+
+# recorded COMMAND NAME [ARGUMENT...]
+recorded() {
+    _how=$1
+    shift
     _name="$*"
     _began=$(uptime_cs)
     _log_lines=$(wc -l <"$KDUMP_LOG")
     log "$_name"
-    start_hook "$@"
+    "$_how" "$@"
     record_step "$_status" "$_began" "$_name"
     case $_status in
         0 | 77) return 0 ;;
@@ -73,6 +111,20 @@ run_hook() {
     tail -n "+$((_log_lines + 2))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
     log "$_name: failed with status $_status"
     return 1
+}
+
+# run_scripts pre|post [ARGUMENT...]: runs the scripts of the administrator. Whatever they do, the dump goes on.
+run_scripts() {
+    _when=$1
+    shift
+    for _script in "/etc/kdump/$_when.d"/*; do
+        [ -e "$_script" ] || continue
+        _began=$(uptime_cs)
+        _status=0
+        bounded "$KDUMP_HOOK_TIMEOUT_S" sh /lib/kdump/limited.sh "$_script" "$@" || _status=$?
+        record_step "$_status" "$_began" "$_when ${_script##*/}"
+        [ "$_status" = 0 ] || log "${_script##*/}: ended with status $_status"
+    done
 }
 
 # Exit status of a storage hook that must be run again: not all is there yet (EX_TEMPFAIL of sysexits.h).
@@ -188,6 +240,11 @@ save_file() {
     target put "$1" <"$2" && commit "$1"
 }
 
+# limit_size: no file that this process writes from now on may become larger than the room that 58-room has found.
+limit_size() {
+    [ ! -e /run/kdump/limit-bytes ] || ulimit -f $(($(recall limit-bytes) / 512))
+}
+
 # is_saved NAME: has the target this file, complete?
 is_saved() {
     grep -qxF "$1" /run/kdump/saved 2>/dev/null
@@ -206,6 +263,14 @@ stages_succeeded() {
     return 1
 }
 
+# leave_reason: says in a few words why nothing was saved, where the next system finds it: what is written to pmsg0 is kept
+# by pstore over a reboot.
+leave_reason() {
+    _reason="kdump: nothing could be saved: $(recall reason 2>/dev/null || echo 'see the console')"
+    [ ! -c /dev/pmsg0 ] || echo "$_reason" >/dev/pmsg0 || :
+    log "$_reason"
+}
+
 # take_action reboot|poweroff|halt|shell: the last thing that happens; does not return.
 take_action() {
     log "$1"
@@ -221,6 +286,8 @@ take_action() {
 
 # end_machine reboot|poweroff|halt: without a word, for the console may be what hangs; does not return.
 end_machine() {
+    # A watchdog is fed no more: where all else hangs, it bites.
+    [ "$1" = halt ] || echo >/run/kdump/ending
     "$1" -f &
     sleep 10
     # The system call hangs when a driver does; the emergency keys do not ask drivers. There is none that halts.

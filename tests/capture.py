@@ -274,7 +274,8 @@ class Environment:
     def shell(self, script: str, *, timeout_s: float = 30) -> Ended:
         """Run lines of shell as /init would: library, settings and the first target's settings loaded."""
         head = "umask 077\n. /etc/kdump/settings\n. /etc/kdump/targets/0\n"
-        head += "".join(f". /lib/kdump/{name}.sh\n" for name in ("lib", "devices", "directory"))
+        head += "".join(f". /lib/kdump/{name}.sh\n" for name in ("lib", "process", "devices", "directory"))
+        head += ": >>/run/kdump/sessions\n"
         return self.run(["/bin/sh", "-c", head + script], timeout_s=timeout_s)
 
     def hook(self, name: str, *, before: str = "", timeout_s: float = 30) -> Step:

@@ -4,7 +4,21 @@ import re
 
 _KEYWORDS = {"case", "do", "done", "elif", "else", "esac", "fi", "for", "if", "then", "until", "while"}
 # The shell's own, in every busybox.
-_BUILTINS = {"break", "continue", "echo", "exit", "export", "printf", "read", "return", "set", "shift", "umask", "wait"}
+_BUILTINS = {
+    "break",
+    "continue",
+    "echo",
+    "exit",
+    "export",
+    "printf",
+    "read",
+    "return",
+    "set",
+    "shift",
+    "ulimit",
+    "umask",
+    "wait",
+}
 
 # What holds no command: an escaped character, arithmetic, a parameter; outside of quotes also '…' and a comment.
 _SKIPPED_IN_QUOTES = re.compile(r"\\.|\$\(\(.*?\)\)|\$\{[^}]*\}")

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import re
 import stat
 import typing
@@ -22,7 +23,10 @@ from tests.capture import CONSOLE, DROP_CACHES, LOG, SYSRQ, VMCORE, Environment
 
 pytestmark = pytest.mark.skipif(not capture.can_enter(), reason="needs root that may make namespaces and device nodes")
 
-HOOKS = ("15-vmcoreinfo", "20-modules", "35-lvm", "50-target-disk", "60-dmesg", "70-vmcore", "80-record")
+HOOKS = (
+    *("15-vmcoreinfo", "20-modules", "35-lvm", "50-target-disk", "58-room", "60-dmesg", "70-vmcore", "80-record"),
+    "85-retention",
+)
 MAKEDUMPFILE = "/usr/bin/makedumpfile"
 RELEASE = "6.1.0-test"
 CRASHTIME = 1700000000
@@ -45,7 +49,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     )
     directory = tmp_path_factory.mktemp("image")
     output = directory / "capture.img"
-    words = ("vmcore.collector=copy", "image.compression=none", f"capture.deadline_s={NEVER_S}")
+    words = ("vmcore.collector=copy", "image.compression=none", f"capture.deadline_s={NEVER_S}", "retention.keep=2")
     capture.build_image(capture.release("cloud"), host, output, *words)
     return Environment.unpack(output, directory / "root")
 
@@ -137,7 +141,7 @@ def test_who_logs_goes_on_where_that_cannot_be_written(environment: Environment,
 # --- each hook ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in HOOKS if name != "50-target-disk"])
+@pytest.mark.parametrize("name", [name for name in HOOKS if name not in ("50-target-disk", "85-retention")])
 def test_the_hook_succeeds(opened: Environment, name: str) -> None:
     assert opened.hook(name).status == 0, opened.read(LOG)
 
@@ -156,6 +160,8 @@ READ = [
     for setting in sorted(used_settings(name))
     if setting
     not in ("KDUMP_ZSTD", "KDUMP_VMCORE_DMESG", "KDUMP_LVM_POOLS", "KDUMP_WAITED_S", "KDUMP_DEVICE_TIMEOUT_S")
+    # For where another collector has failed.
+    and (name, setting) != ("70-vmcore", "KDUMP_LEAST_ARGUMENTS")
 ]
 
 
@@ -472,6 +478,123 @@ def test_half_a_log_is_not_removed_with_half_a_core(opened: Environment) -> None
     assert saved(opened) == {"vmcore-dmesg.txt-incomplete": b"half"}
 
 
+# --- room and old dumps ------------------------------------------------------------------------------------------
+
+OLD = (f"{capture.HOST}-20200101T000000Z", f"{capture.HOST}-20200101T000000Z-2", f"{capture.HOST}-20200101T000000Z-10")
+NOT_OURS = (
+    *(f"other-{STAMP}", f"{capture.HOST}-x-{STAMP}", f"{capture.HOST}-{STAMP}-1x", f"{capture.HOST}-2020", "precious"),
+    *(f"{capture.HOST}-20190101T000000Z-", f"{capture.HOST}-20190101T000000Zx", f"{capture.HOST}-2019010aT000000Z"),
+)
+
+
+def add_dump(environment: Environment, name: str, *, complete: str = "true", size: int = 8192) -> None:
+    environment.write(f"/target/{name}/dump.json", f'{{\n  "schema": 1,\n  "complete": {complete},\n}}\n')
+    environment.write(f"/target/{name}/vmcore", bytes(size))
+
+
+@pytest.fixture
+def full(opened: Environment) -> Environment:
+    """Return an environment with old dumps of ours, and things that are not ours or not complete."""
+    for name in (*OLD, *NOT_OURS):
+        add_dump(opened, name)
+    add_dump(opened, f"{capture.HOST}-20180101T000000Z", complete="false")
+    add_dump(opened, "elsewhere")
+    opened.path(f"/target/{capture.HOST}-20170101T000000Z").symlink_to("elsewhere")
+    opened.write("/run/kdump/saved", "vmcore\ndump.json\n")
+    opened.write("/run/kdump/collector", "copy\n")
+    return opened
+
+
+def gone(environment: Environment, run: str) -> set[str]:
+    before = {path.name for path in environment.path("/target").iterdir()}
+    step = environment.hook(run.rsplit(maxsplit=1)[-1], before=run.rpartition(" ")[0])
+    assert step.status == 0, environment.read(LOG)
+    return before - {path.name for path in environment.path("/target").iterdir()}
+
+
+@pytest.mark.parametrize(("keep", "removed"), [(0, ()), (1, OLD), (2, OLD[:2]), (3, OLD[:1]), (4, ()), (5, ())])
+def test_as_many_dumps_stay_as_are_to_be_kept(keep: int, removed: tuple[str, ...], full: Environment) -> None:
+    assert gone(full, f"export KDUMP_KEEP={keep} KDUMP_MAX_BYTES=0; 85-retention") == set(removed)
+
+
+@pytest.mark.parametrize(("limit", "removed"), [(1, OLD), (30000, OLD[:1]), (10**9, ())])
+def test_dumps_take_no_more_space_together_than_they_may(
+    limit: int, removed: tuple[str, ...], full: Environment
+) -> None:
+    assert gone(full, f"export KDUMP_KEEP=0 KDUMP_MAX_BYTES={limit}; 85-retention") == set(removed)
+
+
+def test_nothing_is_removed_where_nothing_was_saved(full: Environment) -> None:
+    full.path("/run/kdump/collector").unlink()
+    before = full.files("/target")
+    assert full.hook("85-retention", before="export KDUMP_KEEP=1 KDUMP_MAX_BYTES=0").status == 77
+    assert full.files("/target") == before
+
+
+def test_what_somebody_has_put_into_an_old_dump_stays(full: Environment) -> None:
+    full.write(f"/target/{OLD[0]}/analysis.txt", "work")
+    assert gone(full, "export KDUMP_KEEP=1 KDUMP_MAX_BYTES=0; 85-retention") == set(OLD[1:])
+    assert full.read(f"/target/{OLD[0]}/analysis.txt") == "work"
+
+
+def test_room_is_made_of_the_oldest_but_never_of_the_newest(full: Environment) -> None:
+    assert gone(full, f"export KDUMP_MIN_FREE={1 << 60} KDUMP_SIZE_LIMIT=0; 58-room") == set(OLD[:2])
+
+
+def test_no_room_is_made_where_there_is_enough(full: Environment) -> None:
+    assert gone(full, "export KDUMP_MIN_FREE=1 KDUMP_SIZE_LIMIT=4711; 58-room") == set()
+    assert full.read("/run/kdump/limit-bytes") == "4711\n"
+
+
+def test_reserve_is_not_for_the_vmcore(opened: Environment) -> None:
+    opened.hook("58-room", before="export KDUMP_MIN_FREE=0 KDUMP_SIZE_LIMIT=0")
+    status = os.statvfs(opened.directory)
+    reserve = max(64 << 20, status.f_blocks * status.f_frsize // 100)
+    expected = status.f_bavail * status.f_frsize - reserve
+    assert abs(int(opened.read("/run/kdump/limit-bytes")) - expected) < 1 << 30
+
+
+ROOM = "export KDUMP_COLLECTORS='makedumpfile copy' KDUMP_MAKEDUMPFILE_ARGUMENTS='-d 1' KDUMP_COPY_COMPRESSION=none"
+
+
+def test_what_does_not_fit_is_tried_with_all_left_out_that_can_be(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    opened.program(
+        MAKEDUMPFILE, f'{LAST}printf "KDUMP   " >"$last"; [ "$2" = 31 ] || {{ cat /proc/vmcore >>"$last" || exit 1; }}'
+    )
+    set_all(opened, KDUMP_LEAST_ARGUMENTS="-d 31")
+    opened.hook("70-vmcore", before=ROOM)
+    assert opened.read("/run/kdump/collector") == "least\n"
+    assert saved(opened) == {"vmcore": b"KDUMP   "}
+    assert "collector makedumpfile failed: room" in opened.read(LOG)
+    assert "collector copy" not in opened.read(LOG)
+    found = record(opened)
+    assert found["collector"] == {"name": "makedumpfile", "arguments": "-d 31"}
+
+
+def test_what_cannot_become_smaller_is_not_tried_again(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    opened.program(MAKEDUMPFILE, f'{LAST}cat /proc/vmcore >"$last"')
+    assert opened.hook("70-vmcore", before=f"{ROOM} KDUMP_LEAST_ARGUMENTS=").status == 1
+    assert saved(opened) == {}
+    assert opened.read(LOG).count(" failed: ") == 1
+
+
+def test_copy_that_does_not_fit_is_not_half_of_one(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    assert opened.hook("70-vmcore", before=f"{ROOM} KDUMP_COLLECTORS=copy KDUMP_LEAST_ARGUMENTS=").status == 1
+    assert saved(opened) == {}
+    assert "collector copy failed: room" in opened.read(LOG)
+
+
+@pytest.mark.parametrize("room", [0, -5000])
+def test_no_collector_is_started_where_there_is_no_room(room: int, opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", f"{room}\n")
+    assert opened.hook("70-vmcore").status == 1
+    assert "no room for a vmcore" in opened.read(LOG)
+    assert opened.hook("60-dmesg").status == 0
+
+
 # --- the record --------------------------------------------------------------------------------------------------
 
 
@@ -750,7 +873,7 @@ def test_commands_are_found_where_they_can_begin() -> None:
 
 
 def test_the_applets_of_the_image_are_those_that_scripts_call(environment: Environment) -> None:
-    library = [f"/lib/kdump/{name}.sh" for name in ("lib", "devices", "directory", "guard")]
+    library = [f"/lib/kdump/{name[:-3]}.sh" for name in (*scripts.LIBRARY, "target.sh")]
     paths = ["/init", *library, *(f"/lib/kdump/hooks/{name}.sh" for name in HOOKS)]
     text = "\n".join(environment.read(path) for path in paths)
     called = shell.commands(text)

@@ -103,9 +103,7 @@ def hook(tmp_path: Path, text: str, **values: Any) -> HookRun:
 
 LIBRARY = {
     name: "x"
-    for text in (
-        Path(resources.directory("templates")) / file for file in ("lib.sh", "devices.sh", "directory.sh", "guard.sh")
-    )
+    for text in (Path(resources.directory("templates")) / file for file in scripts.LIBRARY)
     for name in scripts.used_settings(text.read_text())
 }
 

@@ -6,7 +6,7 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import crypttab, kernel, targets, tools
+from kdump_initramfs.host import crypttab, kernel, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts
 
@@ -29,6 +29,8 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
             machine=machine,
             kernel=found_kernel,
             tools=tools.read(root),
+            pre_scripts=site.scripts(root, "pre", config.capture.pre),
+            post_scripts=site.scripts(root, "post", config.capture.post),
         )
     return HostFacts(
         hostname=_hostname(root),
@@ -39,6 +41,9 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
         boot_apicid=boot_apicid(root),
         tools=tools.read(root),
         crypttab=crypttab.read(root),
+        watchdogs=watchdog.read(root),
+        pre_scripts=site.scripts(root, "pre", config.capture.pre),
+        post_scripts=site.scripts(root, "post", config.capture.post),
         targets=targets.read(root, config.targets, generic=config.image.mode == "generic"),
     )
 

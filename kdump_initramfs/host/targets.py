@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget, Target
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.formats import superblock
@@ -24,7 +26,8 @@ def read(root: Root, targets: Sequence[Target], *, generic: bool = False) -> tup
     errors: list[KdumpError] = []
     for target in targets:
         try:
-            found.append(_read_target(root, mounted, target, generic=generic))
+            facts = _read_target(root, mounted, target, generic=generic)
+            found.append(replace(facts, budget_s=target.budget_s))
         except KdumpError as error:
             errors.append(error)
     raise_together(errors)

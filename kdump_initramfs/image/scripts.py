@@ -11,7 +11,7 @@ from kdump_initramfs.errors import HookError, HostError, KdumpError, raise_toget
 from kdump_initramfs.image import render
 from kdump_initramfs.model import Entry, File, HookRun, HostFacts, OnFailure, Phase, Text
 
-_LIBRARY = ("lib.sh", "devices.sh", "directory.sh", "guard.sh")
+LIBRARY = ("lib.sh", "process.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
 _SETTING = re.compile(r"KDUMP_[A-Z0-9_]+")
 _ASSIGNED = re.compile(r"^\s*(KDUMP_[A-Z0-9_]+)=", re.MULTILINE)
 
@@ -25,7 +25,8 @@ def entries(host: HostFacts, runs: Sequence[HookRun], settings: Mapping[str, str
     per_target = [_target_settings(host, runs, position) for position in range(len(host.targets))]
     _check(host, runs, [shared, *per_target])
     return (
-        Text(path="/init", content=_init(host, runs), mode=0o755, reason="process 1"),
+        Text(path="/init", content=_rendered("init.sh.j2", host, runs), mode=0o755, reason="process 1"),
+        Text(path="/lib/kdump/target.sh", content=_rendered("target.sh.j2", host, runs), reason="saves to one target"),
         Text(path="/etc/kdump/settings", content=_settings(shared), mode=0o600, reason="settings"),
         *(
             Text(path=f"/etc/kdump/targets/{position}", content=_settings(values), mode=0o600, reason="settings")
@@ -33,7 +34,7 @@ def entries(host: HostFacts, runs: Sequence[HookRun], settings: Mapping[str, str
         ),
         *(
             Text(path=f"/lib/kdump/{name}", content=resources.read("templates", name), reason="library of the hooks")
-            for name in _LIBRARY
+            for name in LIBRARY
         ),
         *(
             File(path=f"/lib/kdump/hooks/{run.name}.sh", source=run.script, reason=f"hook {run.name}")
@@ -49,7 +50,12 @@ def _merged(runs: Iterable[HookRun]) -> dict[str, str]:
 
 def _target_settings(host: HostFacts, runs: Iterable[HookRun], position: int) -> dict[str, str]:
     target = host.targets[position]
-    values = {"KDUMP_TARGET_NAME": target.name, "KDUMP_TARGET_KIND": target.kind, "KDUMP_TARGET_HOOK": ""}
+    values = {
+        "KDUMP_TARGET_NAME": target.name,
+        "KDUMP_TARGET_KIND": target.kind,
+        "KDUMP_TARGET_BUDGET_S": str(target.budget_s),
+        "KDUMP_TARGET_HOOK": "",
+    }
     for run in runs:
         values |= run.contribution.target_settings.get(position, {})
         if position in run.contribution.drives:
@@ -61,13 +67,20 @@ def _settings(values: Mapping[str, str]) -> str:
     return render.render("settings.sh.j2", settings=sorted(values.items()))
 
 
-def _init(host: HostFacts, runs: Sequence[HookRun]) -> str:
+def _rendered(template: str, host: HostFacts, runs: Sequence[HookRun]) -> str:
     def hooks(phase: Phase) -> list[dict[str, object]]:
         chosen = [run for run in runs if run.contribution.phase is phase]
-        return [{"name": run.name, "stops": run.contribution.on_failure is OnFailure.STOP} for run in chosen]
+        return [
+            {
+                "name": run.name,
+                "stops": run.contribution.on_failure is OnFailure.STOP,
+                "unlimited": run.contribution.unlimited,
+            }
+            for run in chosen
+        ]
 
     return render.render(
-        "init.sh.j2",
+        template,
         version=__version__,
         kernel_release=host.kernel.release,
         boot_hooks=hooks(Phase.BOOT),
@@ -84,7 +97,7 @@ def _check(host: HostFacts, runs: Sequence[HookRun], tables: Sequence[Mapping[st
 
 def _check_names(tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
     for name, value in (item for table in tables for item in table.items()):
-        if not _SETTING.fullmatch(name) and name != "LD_LIBRARY_PATH":
+        if not _SETTING.fullmatch(name) and name != "LDLIBRARY_PATH":
             yield HookError(f"{name}: not a name for a setting", hint="settings are named KDUMP_…, in capitals")
         if "\0" in value or "\n" in value:
             yield HookError(f"{name}: a value of several lines", hint="put such data into a file of the image")
@@ -92,7 +105,7 @@ def _check_names(tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
 
 def _check_declared(runs: Sequence[HookRun], tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
     declared = {name for table in tables for name in table}
-    library = "".join(resources.read("templates", name) for name in _LIBRARY)
+    library = "".join(resources.read("templates", name) for name in LIBRARY)
     declared |= set(_ASSIGNED.findall(library))
     scripts = [(run.script, _read(run.script)) for run in runs if run.script]
     for path, text in [("templates/lib.sh", library), *scripts]:

@@ -1,0 +1,98 @@
+#!/bin/sh
+# The part of the library that runs what may hang: sourced behind lib.sh. A process that hangs in the kernel cannot be
+# killed, and nobody waits for it.
+
+# is_running PID: what has ended, and only waits to be asked how, does not run. The name of these processes has no space.
+is_running() {
+    read -r _ _ _state _ 2>/dev/null <"/proc/$1/stat" || return 1
+    [ "$_state" != Z ]
+}
+
+# seconds_left: prints how long it is to the deadline.
+seconds_left() {
+    echo $(((KDUMP_DEADLINE_S * 100 - $(uptime_cs)) / 100))
+}
+
+# bounded SECONDS COMMAND...: runs a command in a session of its own, and ends all of it when the time is over. Returns its
+# status, or 124.
+bounded() {
+    _limit=$(($(uptime_cs) + $1 * 100))
+    shift
+    setsid "$@" &
+    _session=$!
+    echo "$_session" >>/run/kdump/sessions
+    while is_running "$_session"; do
+        if [ "$(uptime_cs)" -ge "$_limit" ]; then
+            end_sessions "$_session"
+            return 124
+        fi
+        sleep 0.05
+    done
+    forget_session "$_session"
+    _ended=0
+    wait "$_session" || _ended=$?
+    return "$_ended"
+}
+
+forget_session() {
+    sed -i "/^$1\$/d" /run/kdump/sessions
+}
+
+# end_sessions PID: ends this session, and those that were begun in it.
+end_sessions() {
+    _all=$(sed -n "/^$1\$/,\$p" /run/kdump/sessions)
+    sed -i "/^$1\$/,\$d" /run/kdump/sessions
+    for _one in $_all; do
+        kill -9 -- "-$_one" 2>/dev/null || :
+    done
+    _tries=0
+    while is_running "$1" && [ "$_tries" -lt 40 ]; do
+        _tries=$((_tries + 1))
+        sleep 0.05
+    done
+}
+
+# cpu_ticks SESSION: prints the CPU time of all processes of a session (proc(5), /proc/PID/stat).
+cpu_ticks() {
+    _ticks=0
+    _of=$1
+    for _stat in /proc/[0-9]*/stat; do
+        read -r _line 2>/dev/null <"$_stat" || continue
+        # Behind the name, which may have brackets and spaces: state, parent, group, session, …, utime and stime.
+        # shellcheck disable=SC2086  # words
+        set -- ${_line##*) }
+        [ "$4" != "$_of" ] || _ticks=$((_ticks + ${12} + ${13} + ${14} + ${15}))
+    done
+    echo "$_ticks"
+}
+
+# watched SECONDS SIZE COMMAND...: runs a command in a session of its own, and ends it when nothing has come of it for that
+# long: SIZE is a command that prints how far it has come, and it has hardly used the CPU. Returns its status, or 124 where
+# it was ended, or 125 where it could not even be ended.
+watched() {
+    _stall=$1
+    _size_of=$2
+    shift 2
+    setsid "$@" &
+    _session=$!
+    echo "$_session" >>/run/kdump/sessions
+    _size='' _cpu=0 _since=$(uptime_cs)
+    while is_running "$_session"; do
+        _now=$(uptime_cs)
+        _size_now=$("$_size_of")
+        _cpu_now=$(cpu_ticks "$_session")
+        # Five of a hundred ticks a second are more than what waits needs.
+        if [ "$_size_now" != "$_size" ] || [ $((_cpu_now - _cpu)) -gt $(((_now - _since) / 20 + 2)) ]; then
+            _size=$_size_now _cpu=$_cpu_now _since=$_now
+        elif [ $((_now - _since)) -ge $((_stall * 100)) ]; then
+            end_sessions "$_session"
+            ! is_running "$_session" || return 125
+            return 124
+        fi
+        sleep 0.5
+    done
+    forget_session "$_session"
+    _ended=0
+    wait "$_session" || _ended=$?
+    return "$_ended"
+}
