@@ -419,6 +419,11 @@ def test_program_without_a_table_has_no_applets(content: bytes) -> None:
     assert tools.parse_applets(content) == ()
 
 
+@pytest.mark.parametrize("before", [b"", b"\0", b"\xae "])
+def test_table_of_applets_is_found_whatever_stands_before_it(before: bytes) -> None:
+    assert tools.parse_applets(before + b"[\0[[\0acpid\0ash\0\0more") == ("[", "[[", "acpid", "ash")
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_have_some_applets(content: bytes) -> None:
     assert isinstance(tools.parse_applets(b"\0[\0[[\0" + content), tuple)

@@ -15,7 +15,7 @@ _COMPRESSION_LIBRARIES = {"liblzo2.so": "lzo", "libsnappy.so": "snappy", "libzst
 
 # busybox holds the names of its applets, sorted, each ending in NUL, in one table (applets/applet_tables.c); these two
 # names come first in it.
-_APPLETS_START = b"\0[\0[[\0"
+_APPLETS_START = b"[\0[[\0"
 
 
 def read(root: Root) -> Tools:
@@ -58,10 +58,10 @@ def _candidates(name: str) -> Iterator[str]:
 def parse_applets(content: bytes) -> tuple[str, ...]:
     """Return the applets that a busybox binary was built with, from the table of names in its data."""
     start = content.find(_APPLETS_START)
-    if start < 0:
+    end = content.find(b"\0\0", start)
+    if start < 0 or end < 0:
         return ()
-    end = content.find(b"\0\0", start + 1)
-    names = content[start + 1 : end].split(b"\0")
+    names = content[start:end].split(b"\0")
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
