@@ -58,6 +58,7 @@ def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -
         entries=layout.arrange(root, (*parts.entries, *scripts.entries(host, runs, settings), *extra)),
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
+        volume_keys=tuple(sorted({key for each in contributions for key in each.volume_keys})),
         compression=_compression(config, host.kernel),
         warnings=parts.warnings,
     )
