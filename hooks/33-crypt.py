@@ -1,8 +1,14 @@
-"""Open the LUKS devices that targets stand on, with the key file that /etc/crypttab names."""
+"""Open the LUKS devices that targets stand on: with a key file, or with a volume key that the kernel hands over.
+
+The key file is the one that /etc/crypttab names. For a device that has none, or whose key takes too much memory to
+derive, the crashed kernel leaves the volume key in the memory of the capture kernel (kernel/crash_dump_dm_crypt.c, and
+loader/volume_keys.py here); this hook only ever knows what that key is called.
+"""
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.model import (
+    VOLUME_KEY_PREFIX,
     BlockDevice,
     Contribution,
     CryptEntry,
@@ -19,9 +25,19 @@ _ALGORITHMS = (
     *("crypto-aes", "crypto-xts", "crypto-cbc", "crypto-ecb", "crypto-essiv", "crypto-sha1", "crypto-sha256"),
     *("crypto-sha512", "crypto-hmac"),
 )
-# Options of crypttab(5) without which the key file alone does not open the device.
-_NOT_FOLLOWED = frozenset({"header", "keyfile-offset", "keyfile-size", "keyscript", "offset", "skip"})
+# Options of crypttab(5) without which what lies on the device is not enough to open it, whatever the key.
+_NOT_FOLLOWED = frozenset({"header", "offset", "skip"})
+# The same, without which the key file alone does not open it.
+_NOT_FOLLOWED_WITH_KEY_FILE = _NOT_FOLLOWED | {"keyfile-offset", "keyfile-size", "keyscript"}
 _PREFIX = ("CRYPT-LUKS1-", "CRYPT-LUKS2-")
+# The one whose volume keys cryptsetup puts into a keyring.
+_LUKS2 = "CRYPT-LUKS2-"
+# Where the kernel passes dmcryptkeys= on (Documentation/admin-guide/kdump/kdump.rst).
+_MACHINES = ("x86_64",)
+# KEY_DESC_MAX_LEN of kernel/crash_dump_dm_crypt.c, less the NUL.
+_DESCRIPTION_BYTES = 127
+# Of a volume key that was restored in the capture kernel: its type there, as keyctl(1) and cryptsetup(8) write it.
+_RESTORED = "%user:"
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
@@ -37,12 +53,14 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         modules=("dm_mod", "dm_crypt"),
         modaliases=_ALGORITHMS,
         entries=tuple(
-            File(path=key, source=key, mode=0o600, reason="key file of crypttab") for key in sorted(set(keys.values()))
+            File(path=key, source=key, mode=0o600, reason="key file of crypttab")
+            for key in sorted(set(keys.values()))
+            if key.startswith("/")
         ),
         target_settings={
             position: {
                 "KDUMP_CRYPTSETUP": host.tools.cryptsetup,
-                # For each: UUID of its header, name, dm UUID, key file. The name is ours, the same for all targets.
+                # For each: UUID of its header, name, dm UUID, key. The name is ours, the same for all targets.
                 "KDUMP_CRYPT": " ".join(
                     f"{_header_uuid(device)} kdump{number} {_dm_uuid(device)}kdump{number} {keys[device.dm_name]}"
                     for device in found
@@ -53,6 +71,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
             if found
         },
         provides=tuple(every),
+        volume_keys=tuple(key.removeprefix(_RESTORED) for key in keys.values() if key.startswith(_RESTORED)),
         phase=Phase.STORAGE,
         on_failure=OnFailure.STOP,
     )
@@ -75,18 +94,28 @@ def _dm_uuid(device: BlockDevice) -> str:
 
 
 def _keys(host: HostFacts, devices: list[tuple[TargetFacts, BlockDevice]]) -> dict[str, str]:
-    """Return name -> key file; what stands against opening a device unattended is raised for all of them together."""
+    """Return name -> what opens the device: the path of a key file, or %user:DESCRIPTION of a volume key.
+
+    What stands against opening a device unattended is raised for all of them together.
+    """
     entries = {entry.name: entry for entry in host.crypttab}
-    errors: list[KdumpError] = [
-        problem
-        for target, device in devices
-        if (problem := _problem(host, target, device, entries.get(device.dm_name))) is not None
-    ]
+    keys: dict[str, str] = {}
+    errors: list[KdumpError] = []
+    for target, device in devices:
+        entry = entries.get(device.dm_name)
+        problem = _problem(host, target, device, entry)
+        if problem is None and entry is not None:
+            keys[device.dm_name] = entry.key_file
+        elif description := _volume_key(host, device, entry):
+            keys[device.dm_name] = f"{_RESTORED}{description}"
+        elif problem is not None:
+            errors.append(_with_volume_key_hint(host, device, problem))
     raise_together(errors)
-    return {device.dm_name: entries[device.dm_name].key_file for _, device in devices}
+    return keys
 
 
 def _problem(host: HostFacts, target: TargetFacts, device: BlockDevice, entry: CryptEntry | None) -> KdumpError | None:
+    """Return what stands against opening the device with a key file."""
     where = f"{target.name}: {device.name} ({device.dm_name})"
     if not device.dm_uuid.startswith(_PREFIX):
         return HostError(
@@ -97,7 +126,7 @@ def _problem(host: HostFacts, target: TargetFacts, device: BlockDevice, entry: C
             f"{where} is opened by a passphrase, which nobody can type after a crash",
             hint="add a key file with cryptsetup luksAddKey and name it in /etc/crypttab, or name another target",
         )
-    unknown = sorted({option.partition("=")[0] for option in entry.options} & _NOT_FOLLOWED)
+    unknown = sorted(_options(entry) & _NOT_FOLLOWED_WITH_KEY_FILE)
     if unknown:
         return HostError(
             f"{where}: what /etc/crypttab says of it ({', '.join(unknown)}) is not followed after a crash",
@@ -110,3 +139,54 @@ def _problem(host: HostFacts, target: TargetFacts, device: BlockDevice, entry: C
             hint="add the key with cryptsetup luksAddKey --pbkdf pbkdf2, or enlarge crashkernel=",
         )
     return None
+
+
+def _options(entry: CryptEntry) -> set[str]:
+    return {option.partition("=")[0] for option in entry.options}
+
+
+# --- volume keys -------------------------------------------------------------------------------------------------
+
+
+def _volume_key(host: HostFacts, device: BlockDevice, entry: CryptEntry | None) -> str:
+    """Return the description of the device's volume key, if it can be handed over; else ""."""
+    if not _can_hand_over(host, device, entry) or not host.tools.cryptsetup_takes_volume_keys:
+        return ""
+    own = _own_description(device)
+    known = (_linked(entry) if entry else "") or (own if own in host.volume_keys else "")
+    return known if len(known.encode("utf-8", "surrogateescape")) <= _DESCRIPTION_BYTES else ""
+
+
+def _can_hand_over(host: HostFacts, device: BlockDevice, entry: CryptEntry | None) -> bool:
+    """Tell whether the kernel can hand over a volume key that opens this device, wherever it comes from."""
+    is_whole = entry is None or not _options(entry) & _NOT_FOLLOWED
+    can = host.kernel.hands_over_volume_keys and host.machine in _MACHINES
+    return can and device.dm_uuid.startswith(_LUKS2) and is_whole
+
+
+def _linked(entry: CryptEntry) -> str:
+    """Return the description of the key that is linked when the device is opened (crypttab(5), systemd 257); or "".
+
+    It must be a logon key, which is what the kernel looks for, and in root's own keyring (@u): that of the session
+    (@s) is not there for `load`.
+    """
+    start = "link-volume-key=@u::%logon:"
+    return next((option.removeprefix(start) for option in entry.options if option.startswith(start)), "")
+
+
+def _own_description(device: BlockDevice) -> str:
+    return f"{VOLUME_KEY_PREFIX}{_header_uuid(device)}"
+
+
+def _with_volume_key_hint(host: HostFacts, device: BlockDevice, problem: KdumpError) -> KdumpError:
+    """Return the problem with a hint that tells of volume keys too, where the kernel hands them over."""
+    if not _can_hand_over(host, device, None):
+        return problem
+    key = f"@u::%logon:{_own_description(device)}"
+    update = "" if host.tools.cryptsetup_takes_volume_keys else "update cryptsetup to 2.7 and "
+    return HostError(
+        str(problem),
+        hint=f"{update}have its volume key handed over: add link-volume-key={key} to its options in /etc/crypttab "
+        f"(systemd 257), or run cryptsetup open --test-passphrase --link-vk-to-keyring {key} /dev/{device.below[0]} "
+        f"at boot; or {problem.hint}",
+    )

@@ -1,9 +1,13 @@
 #!/bin/sh
-# Opens the LUKS devices of the current target with their key files.
-# Settings: KDUMP_CRYPTSETUP (path), KDUMP_CRYPT (four words for each: UUID of the header, name, dm UUID, key file).
+# Opens the LUKS devices of the current target with their key files, or with volume keys that the kernel was handed.
+# Settings: KDUMP_CRYPTSETUP (path), KDUMP_CRYPT (four words for each: UUID of the header, name, dm UUID, and the path of
+# a key file or %user:DESCRIPTION of a key).
 set -eu
 . /lib/kdump/lib.sh
 [ -n "${KDUMP_CRYPT:-}" ] || exit 77
+
+CONFIGFS=/sys/kernel/config
+RESTORE=$CONFIGFS/crash_dm_crypt_keys/restore
 
 # There is no udev that could make device nodes, or that a program could wait for (libdevmapper).
 export DM_DISABLE_UDEV=1
@@ -13,13 +17,19 @@ is_header() {
     ! has_holder "$1" && bytes_are "$1" 0 6 4c554b53babe && [ "$(device_bytes "$1" 168 36 | tr -d '\000')" = "$2" ]
 }
 
-# open_device UUID NAME DM-UUID KEY-FILE
+# restore_keys: has the kernel put what the crashed one handed over into root's keyring, as keys of type user
+# (Documentation/admin-guide/kdump/kdump.rst). It says nothing of success: cryptsetup does.
+restore_keys() {
+    [ -e "$RESTORE" ] || mount -t configfs configfs "$CONFIGFS"
+    [ "$(cat "$RESTORE")" = 1 ] || echo 1 >"$RESTORE"
+}
+
+# open_device UUID NAME DM-UUID KEY
 open_device() {
     dm_exists "$3" && return
     for _device in $(block_devices); do
         if is_header "$_device" "$1"; then
-            "$KDUMP_CRYPTSETUP" open --type luks --batch-mode --disable-locks --key-file "$4" \
-                "$(device_node "$_device")" "$2"
+            open_with_key "$4" "$(device_node "$_device")" "$2"
             dm_exists "$3"
             return
         fi
@@ -27,9 +37,24 @@ open_device() {
     return 1
 }
 
+# open_with_key KEY NODE NAME
+open_with_key() {
+    case $1 in
+        %*)
+            restore_keys || die "the volume key of $2 is not to be had: this kernel was handed none"
+            set -- --volume-key-keyring "$@"
+            ;;
+        *) set -- --key-file "$@" ;;
+    esac
+    "$KDUMP_CRYPTSETUP" open --type luks --batch-mode --disable-locks "$@"
+}
+
 missing=0
+# What a key is called may look like a pattern.
+set -f
 # shellcheck disable=SC2086  # words
 set -- $KDUMP_CRYPT
+set +f
 while [ $# -ge 4 ]; do
     open_device "$1" "$2" "$3" "$4" || missing=1
     shift 4

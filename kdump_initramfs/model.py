@@ -96,6 +96,10 @@ Entry = Dir | File | Module | Text | Link | Node
 # A share (virtiofs, 9p) is no block device, but a device all the same.
 BlockKind = Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop", "share"]
 
+# A volume key whose description crypttab does not tell is called so, with the UUID of the LUKS header behind. The name
+# is that of kdump-utils (kdump-lib-initramfs.sh), so that a machine that was prepared for it needs no more.
+VOLUME_KEY_PREFIX = "kdump-cryptsetup:vk-"
+
 # --- facts -------------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +112,8 @@ class Kernel(Struct, frozen=True, kw_only=True):
     modules_dir: str
     # The initramfs compressions that it can unpack, of zstd, xz, gzip (CONFIG_RD_*); None if its config is unknown.
     initramfs_compressions: tuple[str, ...] | None
+    # It hands volume keys of LUKS devices over to a capture kernel, and takes them as one (CONFIG_CRASH_DM_CRYPT).
+    hands_over_volume_keys: bool = False
 
 
 class Filesystem(Struct, frozen=True, kw_only=True):
@@ -239,6 +245,8 @@ class Tools(Struct, frozen=True, kw_only=True):
     lvm: str = ""
     mdadm: str = ""
     cryptsetup: str = ""
+    # This cryptsetup opens a device by a volume key that is in a keyring (2.7).
+    cryptsetup_takes_volume_keys: bool = False
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
@@ -260,6 +268,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     # In the order in which they run.
     pre_scripts: tuple[Script, ...] = ()
     post_scripts: tuple[Script, ...] = ()
+    # Descriptions of the volume keys that the kernel can hand over now: logon keys that begin with VOLUME_KEY_PREFIX.
+    volume_keys: tuple[str, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
 
@@ -302,6 +312,8 @@ class Contribution(Struct, frozen=True, kw_only=True):
     provides: tuple[str, ...] = ()
     # For phase TARGET: the positions of the targets that this hook drives; each target needs exactly one driver.
     drives: tuple[int, ...] = ()
+    # Descriptions of the logon keys that the running kernel hands over to the capture kernel; no key itself.
+    volume_keys: tuple[str, ...] = ()
 
 
 class HookRun(Struct, frozen=True, kw_only=True):
@@ -323,6 +335,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     entries: tuple[Entry, ...]
     hooks: tuple[str, ...]
     targets: tuple[TargetFacts, ...]
+    # Descriptions of the logon keys that `load` has the kernel hand over.
+    volume_keys: tuple[str, ...] = ()
     # Compression of the archive: zstd, xz, gzip or none.
     compression: str
     # What the administrator should know about this image (weaker than it could be).
@@ -344,6 +358,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     kernel_sha256: str
     hooks: tuple[str, ...]
     targets: tuple[TargetFacts, ...]
+    # Descriptions of the logon keys that `load` has the kernel hand over.
+    volume_keys: tuple[str, ...] = ()
     # Every file of the host that went in, with its digest: what `status` compares.
     inputs: tuple[Input, ...]
 

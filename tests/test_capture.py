@@ -265,6 +265,46 @@ def test_a_volume_with_another_uuid_is_not_the_one(environment: Environment) -> 
     assert "storage is not there after 1 s: 35-lvm" in environment.read(LOG)
 
 
+CRYPT_UUID = "1f2e3d4c-5b6a-7988-1f2e-3d4c5b6a7988"
+RESTORE = "/sys/kernel/config/crash_dm_crypt_keys/restore"
+
+
+@pytest.fixture
+def encrypted(environment: Environment) -> Environment:
+    """Return an environment with a LUKS device, and a cryptsetup that writes down how it was called."""
+    environment.write("/lib/kdump/hooks/33-crypt.sh", Path(resources.directory("hooks"), "33-crypt.sh").read_bytes())
+    environment.write("/sys/class/block/vda/dev", "254:0\n")
+    environment.write("/dev/vda", b"LUKS\xba\xbe".ljust(168, b"\0") + CRYPT_UUID.encode().ljust(344, b"\0"))
+    opens = "mkdir -p /sys/block/dm-1/dm; echo CRYPT-LUKS2-x-kdump0 >/sys/block/dm-1/dm/uuid"
+    environment.program("/usr/sbin/cryptsetup", f'echo "$@" >/called; {opens}')
+    return environment
+
+
+def crypt(environment: Environment, key: str) -> int:
+    words = f"{CRYPT_UUID} kdump0 CRYPT-LUKS2-x-kdump0 {key}"
+    set_all(environment, KDUMP_CRYPTSETUP="/usr/sbin/cryptsetup", KDUMP_CRYPT=words)
+    return environment.hook("33-crypt").status
+
+
+def test_a_device_is_opened_with_its_key_file(encrypted: Environment) -> None:
+    assert crypt(encrypted, "/etc/keys/vda") == 0
+    assert encrypted.read("/called").endswith(" --key-file /etc/keys/vda /dev/vda kdump0\n")
+
+
+def test_a_device_is_opened_with_a_volume_key_once_that_was_restored(encrypted: Environment) -> None:
+    encrypted.write(RESTORE, "0\n")
+    # What matches a file of the directory is no pattern.
+    assert crypt(encrypted, "%user:vk:*") == 0
+    assert encrypted.read("/called").endswith(" --volume-key-keyring %user:vk:* /dev/vda kdump0\n")
+    assert encrypted.read(RESTORE) == "1\n"
+
+
+def test_a_volume_key_that_this_kernel_was_not_handed_ends_the_target(encrypted: Environment) -> None:
+    assert crypt(encrypted, "%user:vk:vda") == 1
+    assert "this kernel was handed none" in encrypted.read(LOG)
+    assert not encrypted.exists("/called")
+
+
 def test_the_target_is_given_up_when_its_device_does_not_come(environment: Environment) -> None:
     environment.write("/sys/class/block/cciss!c0d0/dev", "1:1\n")
     step = environment.hook("50-target-disk open")

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from kdump_initramfs import config
 from kdump_initramfs.config import DiskTarget, KernelSection, PathTarget
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import block, content, crypttab, kernel, mounts, probe, stack, targets, tools
+from kdump_initramfs.host import block, content, crypttab, kernel, keyring, mounts, probe, stack, targets, tools
 from kdump_initramfs.host.mounts import Mount
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, CryptEntry, TargetFacts
@@ -225,6 +226,38 @@ def test_lines_of_crypttab_are_read() -> None:
 @given(st.text())
 def test_any_crypttab_is_entries_with_a_name_and_a_source(text: str) -> None:
     assert all(entry.name and entry.source for entry in crypttab.parse(text))
+
+
+# --- volume keys -------------------------------------------------------------------------------------------------
+
+# As Linux 6.1 prints them, but for the first two states of a key that is called so.
+KEYS = """\
+03ec68ce I--Q---     2 perm 1f3f0000     0 65534 keyring   _uid.0: empty
+0a5f5d1c I--Q---     1 perm 3f010000     0     0 logon     kdump-cryptsetup:vk-perm: 64
+0b5f5d1c I------     1   4m 3f010000     0     0 logon     kdump-cryptsetup:vk-with time left: 64
+1a5f5d1c I--Q---     1 expd 3f010000     0     0 logon     kdump-cryptsetup:vk-expired: 64
+1b5f5d1c IR-Q---     1 perm 3f010000     0     0 logon     kdump-cryptsetup:vk-revoked: 64
+1c5f5d1c I----N-     1 perm 3f010000     0     0 logon     kdump-cryptsetup:vk-negative
+1d5f5d1c I--Q---     1 perm 3f010000     0     0 user      kdump-cryptsetup:vk-user: 64
+1e5f5d1c I--Q---     1 perm 3f010000     0     0 logon     cifs:a:192.0.2.1: 20
+"""
+
+
+def test_volume_keys_are_the_logon_keys_that_can_be_used_and_are_called_so(sysroot: Make) -> None:
+    root = sysroot({"/proc/keys": KEYS})
+    assert keyring.volume_keys(root) == ("kdump-cryptsetup:vk-perm", "kdump-cryptsetup:vk-with time left")
+
+
+def test_kernel_without_keyrings_has_no_volume_keys(sysroot: Make) -> None:
+    assert keyring.volume_keys(sysroot({})) == ()
+
+
+@given(st.text())
+def test_any_text_is_some_volume_keys(text: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "proc").mkdir()
+        (Path(directory) / "proc/keys").write_text(text, errors="surrogateescape")
+        assert isinstance(keyring.volume_keys(Root(directory)), tuple)
 
 
 # --- kinds of devices --------------------------------------------------------------------------------------------
@@ -443,6 +476,11 @@ def test_applets_are_those_that_the_real_busybox_lists() -> None:
 @pytest.mark.parametrize("content", [b"", b"\0[\0", b"[\0[[\0", b"\x7fELF"])
 def test_program_without_a_table_has_no_applets(content: bytes) -> None:
     assert tools.parse_applets(content) == ()
+
+
+@pytest.mark.parametrize("before", [b"", b"\0", b"\xae "])
+def test_table_of_applets_is_found_whatever_stands_before_it(before: bytes) -> None:
+    assert tools.parse_applets(before + b"[\0[[\0acpid\0ash\0\0more") == ("[", "[[", "acpid", "ash")
 
 
 @given(st.binary(max_size=300))

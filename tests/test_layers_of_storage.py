@@ -14,6 +14,7 @@ from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan
 from kdump_initramfs.model import BlockDevice, File, HostFacts, Plan
+from tests import trees
 
 HostRoot = Callable[[str], Root]
 
@@ -115,3 +116,103 @@ def problem(root: Root) -> str:
         hooks.contribute(config.Config(), facts(root), root=root)
     assert caught.value.hint
     return str(caught.value)
+
+
+# --- volume keys that the kernel hands over ----------------------------------------------------------------------
+
+UUID = "1f2e3d4c-5b6a-7988-1f2e-3d4c5b6a7988"
+OWN_KEY = f"kdump-cryptsetup:vk-{UUID}"
+PROC_KEYS = "12345678 I--Q---     1 perm 3f010000     0     0 logon     {}: 64\n"
+
+
+def keys_of(root: Root) -> tuple[str, ...]:
+    """Return what opens the devices of the first target."""
+    (found,) = settings(root, facts(root), "33-crypt")
+    return tuple(found["KDUMP_CRYPT"].split()[3::4])
+
+
+def with_crypttab(root: Root, line: str) -> Root:
+    Path(root.directory, "etc/crypttab").write_text(f"vda2_crypt UUID={UUID} {line}\n")
+    return root
+
+
+def test_passphrase_is_replaced_by_the_volume_key_that_crypttab_links(host_root: HostRoot) -> None:
+    root = host_root("luks-volume-key")
+    assert keys_of(root) == ("%user:vk:vda2",)
+    made = planned(root)
+    assert made.volume_keys == ("vk:vda2",)
+    assert not [entry.path for entry in made.entries if isinstance(entry, File) and "key" in entry.reason]
+
+
+def test_volume_key_that_is_in_a_keyring_needs_no_crypttab(host_root: HostRoot) -> None:
+    root = host_root("luks-volume-key")
+    Path(root.directory, "etc/crypttab").unlink()
+    Path(root.directory, "proc/keys").write_text(PROC_KEYS.format(OWN_KEY))
+    assert keys_of(root) == (f"%user:{OWN_KEY}",)
+
+
+def test_key_file_is_preferred(host_root: HostRoot) -> None:
+    root = with_crypttab(host_root("luks-volume-key"), "/etc/keys/vda2 link-volume-key=@u::%logon:vk:vda2")
+    assert keys_of(root) == ("/etc/keys/vda2",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/etc/keys/vda2 keyfile-size=32,link-volume-key=@u::%logon:vk:vda2",
+        f"none link-volume-key=@u::%logon:{'x' * 127}",
+    ],
+)
+def test_volume_key_is_taken_where_the_key_file_is_not_enough(line: str, host_root: HostRoot) -> None:
+    assert keys_of(with_crypttab(host_root("luks-volume-key"), line))[0].startswith("%user:")
+
+
+def test_volume_key_is_taken_where_the_key_file_takes_too_much_memory(host_root: HostRoot) -> None:
+    root = with_crypttab(host_root("luks-volume-key"), "/etc/keys/vda2 link-volume-key=@u::%logon:vk:vda2")
+    host = facts(root)
+    (target,) = host.targets
+    stack = tuple(msgspec.structs.replace(device, luks_kdf_kib=1 << 20) for device in target.stack)
+    host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
+    assert settings(root, host, "33-crypt")[0]["KDUMP_CRYPT"].endswith(" %user:vk:vda2")
+
+
+LINE = f"vda2_crypt UUID={UUID} none"
+CRYPTTAB_FILE = "file /etc/crypttab"
+DM_UUID = "/sys/devices/virtual/block/dm-0/dm/uuid"
+REMEDY = f"have its volume key handed over: add link-volume-key=@u::%logon:{OWN_KEY} to its options in /etc/crypttab"
+REFUSED = {
+    "a key that is linked nowhere": (f"{CRYPTTAB_FILE} {LINE} luks", REMEDY),
+    "a key of another type": (f"{CRYPTTAB_FILE} {LINE} link-volume-key=@u::%user:vk:vda2", REMEDY),
+    "a key of the default type": (f"{CRYPTTAB_FILE} {LINE} link-volume-key=@u::vk:vda2", REMEDY),
+    "a keyring that load does not reach": (f"{CRYPTTAB_FILE} {LINE} link-volume-key=@s::%logon:vk:vda2", REMEDY),
+    "a name that is too long": (f"{CRYPTTAB_FILE} {LINE} link-volume-key=@u::%logon:{'x' * 128}", REMEDY),
+    "a header elsewhere": (f"{CRYPTTAB_FILE} {LINE} header=/h,link-volume-key=@u::%logon:vk:vda2", REMEDY),
+    "a key of another device": (
+        f"{CRYPTTAB_FILE}\nfile /proc/keys {PROC_KEYS.format(OWN_KEY[:-1] + '0').strip()}",
+        REMEDY,
+    ),
+    "a cryptsetup before 2.7": (
+        "elf /usr/sbin/cryptsetup needed=libc.so.6 interp=/lib64/ld-linux-x86-64.so.2",
+        f"update cryptsetup to 2.7 and {REMEDY}",
+    ),
+    "a kernel that does not hand over": ("file /boot/config-6.1.0-35-amd64 CONFIG_RD_GZIP=y", "add a key file"),
+    "a kernel that is not known": ("remove /boot/config-6.1.0-35-amd64", "add a key file"),
+    "LUKS1": (f"file {DM_UUID} CRYPT-LUKS1-{UUID.replace('-', '')}-vda2_crypt", "add a key file"),
+}
+
+
+@pytest.mark.parametrize(("tree", "hint"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_kernel_cannot_hand_over_is_refused(tree: str, hint: str, host_root: HostRoot) -> None:
+    root = host_root("luks-volume-key")
+    trees.make(tree, Path(root.directory))
+    with pytest.raises(KdumpError, match="is opened by a passphrase") as caught:
+        hooks.contribute(config.Config(), facts(root), root=root)
+    assert str(caught.value.hint).startswith(hint)
+    assert "add a key file with cryptsetup luksAddKey" in str(caught.value.hint)
+
+
+def test_other_machines_are_not_handed_volume_keys(host_root: HostRoot) -> None:
+    root = host_root("luks-volume-key")
+    host = msgspec.structs.replace(facts(root), machine="aarch64")
+    with pytest.raises(KdumpError, match="is opened by a passphrase"):
+        hooks.contribute(config.Config(), host, root=root)

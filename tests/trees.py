@@ -8,7 +8,7 @@ One directive per line; `| TEXT` lines after one are its content, `#` begins a c
     gzip PATH                 the lines that follow, compressed
     link PATH TARGET          a symbolic link; what an included part had at PATH is replaced
     remove PATH               nothing, whatever an included part had there
-    elf PATH [needed=A,B] [interp=PATH] [soname=NAME] [machine=NAME]
+    elf PATH [needed=A,B] [interp=PATH] [soname=NAME] [machine=NAME] [holds=TEXT]
     busybox PATH [without=A,B] [needed=A,B] [interp=PATH] [machine=NAME]
     kernel PATH RELEASE       the head of a bzImage of that release
     modules DIR               modules.dep of the lines that follow, and a tiny module for each of them
@@ -114,7 +114,7 @@ def _make_link(directive: Directive, place: Path) -> None:
 
 
 def _make_elf(directive: Directive, place: Path) -> None:
-    place.write_bytes(_elf(directive.options))
+    place.write_bytes(_elf(directive.options) + directive.options.get("holds", "").encode())
     place.chmod(0o755)
 
 

@@ -33,11 +33,13 @@ def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     modules_dir = _find_modules(root, release, wanted.modules_dir)
     image = wanted.image or _find_image(root, release, machine)
     _check_release(root, image, release)
+    config = _read_config(root, release, os.path.dirname(image), modules_dir)
     return Kernel(
         release=release,
         image=image,
         modules_dir=modules_dir,
-        initramfs_compressions=_compressions(_read_config(root, release, os.path.dirname(image), modules_dir)),
+        initramfs_compressions=_compressions(config),
+        hands_over_volume_keys="CONFIG_CRASH_DM_CRYPT=y" in (config or "").splitlines(),
     )
 
 

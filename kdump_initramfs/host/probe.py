@@ -6,7 +6,7 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import crypttab, kernel, site, targets, tools, watchdog
+from kdump_initramfs.host import crypttab, kernel, keyring, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts
 
@@ -41,6 +41,7 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
         boot_apicid=boot_apicid(root),
         tools=tools.read(root),
         crypttab=crypttab.read(root),
+        volume_keys=keyring.volume_keys(root),
         watchdogs=watchdog.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),
         post_scripts=site.scripts(root, "post", config.capture.post),

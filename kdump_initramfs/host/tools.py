@@ -15,12 +15,15 @@ _COMPRESSION_LIBRARIES = {"liblzo2.so": "lzo", "libsnappy.so": "snappy", "libzst
 
 # busybox holds the names of its applets, sorted, each ending in NUL, in one table (applets/applet_tables.c); these two
 # names come first in it.
-_APPLETS_START = b"\0[\0[[\0"
+_APPLETS_START = b"[\0[[\0"
+
+# cryptsetup holds the names of its options as they are (src/cryptsetup_arg_list.h); this one is that of 2.7.
+_VOLUME_KEY_OPTION = b"volume-key-keyring"
 
 
 def read(root: Root) -> Tools:
     """Return what this machine has of the tools that we know; a missing one is ""."""
-    busybox, makedumpfile = find(root, "busybox"), find(root, "makedumpfile")
+    busybox, makedumpfile, cryptsetup = (find(root, name) for name in ("busybox", "makedumpfile", "cryptsetup"))
     return Tools(
         busybox=busybox,
         busybox_applets=parse_applets(root.read_bytes(busybox) or b"") if busybox else (),
@@ -30,7 +33,10 @@ def read(root: Root) -> Tools:
         zstd=find(root, "zstd"),
         lvm=find(root, "lvm"),
         mdadm=find(root, "mdadm"),
-        cryptsetup=find(root, "cryptsetup"),
+        cryptsetup=cryptsetup,
+        cryptsetup_takes_volume_keys=_VOLUME_KEY_OPTION in (root.read_bytes(cryptsetup) or b"")
+        if cryptsetup
+        else False,
     )
 
 
@@ -58,10 +64,10 @@ def _candidates(name: str) -> Iterator[str]:
 def parse_applets(content: bytes) -> tuple[str, ...]:
     """Return the applets that a busybox binary was built with, from the table of names in its data."""
     start = content.find(_APPLETS_START)
-    if start < 0:
+    end = content.find(b"\0\0", start)
+    if start < 0 or end < 0:
         return ()
-    end = content.find(b"\0\0", start + 1)
-    names = content[start + 1 : end].split(b"\0")
+    names = content[start:end].split(b"\0")
     return tuple(name.decode("ascii", "replace") for name in names)
 
 

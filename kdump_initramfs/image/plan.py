@@ -68,6 +68,7 @@ def make(
         entries=layout.arrange(root, (*parts.entries, *texts, *extra)),
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
+        volume_keys=tuple(sorted({key for each in contributions for key in each.volume_keys})),
         compression=compression,
         warnings=parts.warnings,
     )

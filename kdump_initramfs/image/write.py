@@ -116,6 +116,7 @@ def _write_archive(plan: Plan, root: Root, stream: BinaryIO, name: str) -> Image
         kernel_sha256=record.sha256_of(root.host(plan.kernel.image)),
         hooks=plan.hooks,
         targets=plan.targets,
+        volume_keys=plan.volume_keys,
         inputs=tuple(inputs),
     )
     inside = record.to_json(manifest)

@@ -70,6 +70,7 @@ REMOVED = (
     Rule("maxcpus", "replaced by our own"),
     Rule("nr_cpus", "replaced by our own"),
     Rule("elfcorehdr", "kexec computes it"),
+    Rule("dmcryptkeys", "the kernel adds it where it hands volume keys over (kernel/crash_dump_dm_crypt.c)"),
     Rule("disable_cpu_apicid", "replaced by our own"),
     Rule("vmcp_cma", "takes the memory of the capture", ("s390x",)),
     Rule("prot_virt", "takes the memory of the capture", ("s390x",)),
@@ -100,7 +101,7 @@ APPENDED = (
 
 # COMMAND_LINE_SIZE, the terminating NUL included: arch/*/include/uapi/asm/setup.h, arch/s390/include/asm/setup.h.
 MAX_BYTES = {"x86_64": 2048, "i686": 2048, "aarch64": 2048, "ppc64le": 2048, "riscv64": 1024, "s390x": 4096}
-# What kexec appends itself: elfcorehdr=, and with kexec_load up to some memmap= or mem=.
+# What kexec appends itself: elfcorehdr=, with kexec_load up to some memmap= or mem=, with kexec_file_load dmcryptkeys=.
 _KEXEC_BYTES = 64
 
 

@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from kdump_initramfs import run
 from kdump_initramfs.config import Config
-from kdump_initramfs.errors import HostError, LoadError
+from kdump_initramfs.errors import ConfigError, HostError, LoadError
 from kdump_initramfs.formats import bzimage
 from kdump_initramfs.host import probe, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
-from kdump_initramfs.loader import cmdline, state
+from kdump_initramfs.loader import cmdline, state, volume_keys
 from kdump_initramfs.model import ImageRecord
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def command(root: Root, config: Config, image: str, *, running: Sequence[str] | 
     )
     words = (
         *(tools.find(root, "kexec") or "kexec", "-p", kernel.image),
-        *syscall_option(root, config),
+        *syscall_option(root, config, hands_over_keys=bool(described.manifest.volume_keys)),
         f"--initrd={image}",
         f"--append={line}",
         *config.kexec.extra_args,
@@ -78,12 +78,19 @@ def _check_kernel(root: Root, described: ImageRecord) -> None:
 _REBUILD = "run: kdump-initramfs build"
 
 
-def syscall_option(root: Root, config: Config) -> tuple[str, ...]:
+def syscall_option(root: Root, config: Config, *, hands_over_keys: bool = False) -> tuple[str, ...]:
     """Return the option of kexec(8) for the system call.
 
-    Under lockdown and Secure Boot only kexec_file_load(2) is allowed, which checks the kernel's signature; elsewhere
-    `-a` tries that and falls back where the kernel does not have it.
+    Under lockdown and Secure Boot only kexec_file_load(2) is allowed, which checks the kernel's signature; volume keys
+    are handed over by it alone. Elsewhere `-a` tries it and falls back where the kernel does not have it.
     """
+    if hands_over_keys and config.kexec.syscall == "load":
+        raise ConfigError(
+            "kexec.syscall: kexec_load does not hand over the volume key that a dump target is opened by",
+            hint='set it to "auto" or "file"',
+        )
+    if hands_over_keys:
+        return ("-s",)
     if config.kexec.syscall != "auto":
         return ("-s",) if config.kexec.syscall == "file" else ("-c",)
     return ("-s",) if is_locked_down(root) else ("-a",)
@@ -106,7 +113,11 @@ def load(root: Root, wanted: Command) -> None:
             "no memory is reserved for a capture kernel (/sys/kernel/kexec_crash_size is 0)",
             hint="add crashkernel=256M to the kernel's command line in the boot loader, and reboot",
         )
-    _run(root, wanted.words)
+    _check_may_load(root)
+    keys = wanted.record.manifest.volume_keys
+    volume_keys.check(keys)
+    with volume_keys.registered(root, keys):
+        _run(wanted.words)
     state.write(root, image=wanted.image, described=wanted.record, words=wanted.words)
 
 
@@ -115,11 +126,12 @@ def unload(root: Root, config: Config) -> None:
     kexec = tools.find(root, "kexec")
     if not kexec:
         raise HostError("kexec: no such program", hint="install kexec-tools")
-    _run(root, (kexec, "-p", "-u", *syscall_option(root, config)))
+    _check_may_load(root)
+    _run((kexec, "-p", "-u", *syscall_option(root, config)))
     state.forget(root)
 
 
-def _run(root: Root, words: Sequence[str]) -> None:
+def _check_may_load(root: Root) -> None:
     if root.directory != "/":
         raise LoadError(
             f"{root.directory}: only the running system can be armed or disarmed",
@@ -127,6 +139,9 @@ def _run(root: Root, words: Sequence[str]) -> None:
         )
     if os.geteuid() != 0:
         raise LoadError("kexec: only root may load a kernel", hint="run it as root")
+
+
+def _run(words: Sequence[str]) -> None:
     result = run.run(words)
     said = (result.stderr.strip() or result.stdout.strip()).splitlines()
     for line in said:

@@ -62,6 +62,11 @@ def releases() -> list[str]:
     )
 
 
+def kernel_config(release: str) -> list[str]:
+    """Return the lines of the configuration of a kernel of the guest."""
+    return Path(os.environ["KDUMP_TEST_DEBIAN"], f"boot/config-{release}").read_text().splitlines()
+
+
 def run_script(
     release: str,
     script: Path,

@@ -1,0 +1,113 @@
+"""Volume keys of LUKS devices, which the running kernel leaves in the reserved memory for the capture kernel.
+
+The next kexec_file_load(2) copies the logon keys whose descriptions stand in configfs (kernel/crash_dump_dm_crypt.c,
+Documentation/admin-guide/kdump/kdump.rst). Only what a key is called passes through here, never the key.
+"""
+
+import ctypes
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from kdump_initramfs.errors import LoadError, raise_together
+from kdump_initramfs.host.root import Root
+
+logger = logging.getLogger(__name__)
+
+DIRECTORY = "/sys/kernel/config/crash_dm_crypt_keys"
+
+# asm/unistd_64.h of x86, the one architecture whose images ask for keys, and linux/keyctl.h.
+_REQUEST_KEY, _KEYCTL = 249, 250
+_LINK, _SESSION_KEYRING, _USER_KEYRING = 8, -3, -4
+
+
+def item(number: int) -> str:
+    """Return the directory of a key in configfs."""
+    return f"{DIRECTORY}/kdump-initramfs-{number}"
+
+
+def check(descriptions: Sequence[str]) -> None:
+    """Raise LoadError for the keys that kexec would not find: it frees what is loaded before it looks for them."""
+    raise_together(
+        [
+            LoadError(
+                f"{description}: no such logon key in root's keyring, but a dump target is opened by it",
+                hint=f"cryptsetup open --test-passphrase --link-vk-to-keyring @u::%logon:{description} DEVICE brings "
+                f"it, and link-volume-key=@u::%logon:{description} in /etc/crypttab does at boot; what was loaded "
+                "before still is",
+            )
+            for description in descriptions
+            if not _is_within_reach(description)
+        ]
+    )
+
+
+@contextmanager
+def registered(root: Root, descriptions: Sequence[str]) -> Iterator[None]:
+    """Have the load that is done inside hand over these keys, and no others; nothing is registered afterwards."""
+    if not descriptions:
+        yield
+        return
+    if not root.is_dir(DIRECTORY):
+        raise LoadError(
+            f"{DIRECTORY}: no such directory, but a volume key must be handed over through it",
+            hint="mount -t configfs configfs /sys/kernel/config; where it is not there then, the running kernel was "
+            "built without CONFIG_CRASH_DM_CRYPT",
+        )
+    try:
+        _clear(root)
+        _register(root, descriptions)
+        yield
+    finally:
+        _clear(root)
+
+
+def _register(root: Root, descriptions: Sequence[str]) -> None:
+    try:
+        # Another tool may have asked for the keys of the load before this one.
+        if root.read_word(f"{DIRECTORY}/reuse") == "1":
+            _write(root, f"{DIRECTORY}/reuse", "0")
+        for number, description in enumerate(descriptions):
+            os.mkdir(root.host(item(number)), 0o700)
+            _write(root, f"{item(number)}/description", description)
+    except OSError as error:
+        raise LoadError(f"{error.filename or DIRECTORY}: {error.strerror}", hint="see the kernel's log") from error
+
+
+def _clear(root: Root) -> None:
+    """Remove every key that is registered, by whomever: one that has gone since would make the load fail."""
+    for name in root.list(DIRECTORY):
+        if root.is_dir(f"{DIRECTORY}/{name}"):
+            try:
+                os.rmdir(root.host(f"{DIRECTORY}/{name}"))
+            except OSError as error:
+                raise LoadError(f"{DIRECTORY}/{name}: {error.strerror}", hint="remove it by rmdir") from error
+
+
+def _write(root: Root, path: str, value: str) -> None:
+    with open(root.host(path), "wb", buffering=0) as stream:
+        stream.write(value.encode("utf-8", "surrogateescape"))
+
+
+def _is_within_reach(description: str) -> bool:
+    """Tell whether a child of this process finds the key, as the kernel looks for it: request_key(2)."""
+    if _has_key(description):
+        return True
+    # A service of systemd has a session keyring that does not lead to root's own (KeyringMode= in systemd.exec(5)).
+    _call(_KEYCTL, ctypes.c_long(_LINK), ctypes.c_long(_USER_KEYRING), ctypes.c_long(_SESSION_KEYRING))
+    return _has_key(description)
+
+
+def _has_key(description: str) -> bool:
+    return _call(_REQUEST_KEY, b"logon", description.encode("utf-8", "surrogateescape"), None, ctypes.c_long(0))
+
+
+def _call(number: int, *arguments: object) -> bool:
+    """Make a system call that glibc has no function for, and tell whether it succeeded."""
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    if syscall(ctypes.c_long(number), *arguments) >= 0:
+        return True
+    logger.debug("system call %d: %s", number, os.strerror(ctypes.get_errno()))
+    return False
