@@ -87,6 +87,6 @@ def _dm_prefix(device: BlockDevice) -> str:
 
 
 def _disk_id(target: TargetFacts, device: BlockDevice) -> str:
-    """Return the id of the disk that a device is, or is a partition of; 50-target-disk.sh reduces it likewise."""
+    """Return the id of the disk that a device is, or is a partition of; templates/lib.sh reduces it likewise."""
     disk = device if device.kind != "partition" else next(iter(target.under(device)), device)
     return re.sub(r"[^A-Za-z0-9.+=:-]+", "_", disk.disk_id).strip("_")

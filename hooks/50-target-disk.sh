@@ -21,17 +21,6 @@ has_content() {
     return 1
 }
 
-# disk_id NAME: prints WWN or serial number of the disk that the device is, or is a partition of.
-disk_id() {
-    _disk="/sys/class/block/$1"
-    [ ! -e "$_disk/partition" ] || _disk="$_disk/.."
-    for _file in wwid device/wwid serial device/serial device/cid; do
-        _id=$(tr -cs 'A-Za-z0-9.+=:-' _ 2>/dev/null <"$_disk/$_file" | sed 's/^_//; s/_$//') || :
-        [ -z "$_id" ] || break
-    done
-    echo "$_id"
-}
-
 # is_known NAME: does a second thing agree with what was seen when the image was built? For device-mapper the beginning
 # of its UUID; for others the size in sectors, or the disk's id. Nothing was seen where the hardware was not there.
 is_known() {
