@@ -78,20 +78,22 @@ def _path_id(disk: BlockDevice) -> str:
 
 
 def _problem(target: TargetFacts, device: BlockDevice) -> KdumpError | None:
+    if _find_partition(device.dm_uuid):
+        return None  # what is wrong with it is wrong with the whole
     where = f"{target.name}: {device.name} ({device.dm_name})"
     if not re.fullmatch(r"[A-Za-z0-9.,+=:@/_-]+", device.dm_uuid):
         return HostError(
             f"{where}: its dm UUID, {device.dm_uuid!r}, has characters that cannot be handed on",
             hint="set uid_attribute in /etc/multipath.conf to a property without white space, or name another target",
         )
-    if _find_partition(device.dm_uuid):
-        return None
     paths = target.under(device)
+    if not paths:
+        return HostError(f"{where}: no path leads to it", hint="mend its paths (multipath -ll), or name another target")
     mute = [path.name for path in paths if not _path_id(path)]
-    if mute or not paths:
+    if mute:
         return HostError(
-            f"{where}: {', '.join(mute) or 'no path'} says no WWN or serial number in sysfs, by which to find its paths",
-            hint="give the disk a WWN or serial number where it is made, mend its paths, or name another target",
+            f"{where}: {', '.join(mute)} says no WWN or serial number in sysfs, by which its paths could be known",
+            hint="give the disk one where it is made (in the array or the hypervisor), or name another target",
         )
     ids = sorted({_path_id(path) for path in paths})
     if len(ids) > 1:

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from tests.vm.debian import DATA_DISK_BYTES, Hardware, Report, run_script
-from tests.vm.test_storage import APPEND, RELEASE, SCRIPTS, STORAGE, check_dump, decode, last_words, payload, tell_monitor
+from tests.vm.test_storage import (
+    APPEND,
+    RELEASE,
+    SCRIPTS,
+    STORAGE,
+    check_dump,
+    decode,
+    last_words,
+    payload,
+    tell_monitor,
+)
 
 pytestmark = [
     pytest.mark.guest,
