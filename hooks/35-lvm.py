@@ -16,6 +16,7 @@ devices {
     filter = [ "a|.*|" ]
     global_filter = [ "a|.*|" ]
     md_component_detection = 1
+    multipath_component_detection = 1
     hints = "none"
 }
 global {

@@ -85,7 +85,7 @@ class CaptureSection(_Section, frozen=True, kw_only=True):
     deadline_s: PositiveInt = 3600
     # How long to wait for the devices of one target.
     device_timeout_s: PositiveInt = 90
-    # How long to wait for missing members of an array before it is started without them.
+    # How long to wait for missing members of an array, or paths to a disk, before it goes on without them.
     degraded_after_s: PositiveInt = 15
     # The most time of a hook that is not the one that saves the vmcore, and of a script of pre and post.
     hook_timeout_s: PositiveInt = 60

@@ -116,9 +116,14 @@ def _dm_prefix(device: BlockDevice) -> str:
 
 
 def _disk_id(target: TargetFacts, device: BlockDevice) -> str:
-    """Return the id of the disk that a device is, or is a partition of; devices.sh reduces it likewise."""
+    """Return the id of the disk that a device is, or is a partition of."""
     disk = device if device.kind != "partition" else next(iter(target.under(device)), device)
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", disk.disk_id).strip("_")
+    return id_word(disk.disk_id)
+
+
+def id_word(disk_id: str) -> str:
+    """Return the id of a disk as one word; devices.sh reduces it likewise."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", disk_id).strip("_")
 
 
 def _text(name: str, values: dict[str, str]) -> Text:

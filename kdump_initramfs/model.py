@@ -242,6 +242,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     makedumpfile_compressions: tuple[str, ...] = ()
     vmcore_dmesg: str = ""
     zstd: str = ""
+    dmsetup: str = ""
     lvm: str = ""
     mdadm: str = ""
     cryptsetup: str = ""
@@ -294,7 +295,7 @@ class Contribution(Struct, frozen=True, kw_only=True):
     binaries: tuple[str, ...] = ()
     # Kernel modules in load order; what they depend on is put before them, built-in ones are left out.
     modules: tuple[str, ...] = ()
-    # modalias strings whose modules are wanted.
+    # modalias strings whose modules are wanted, behind the others of this hook and before those of the next.
     modaliases: tuple[str, ...] = ()
     # Modules that are loaded by what devices ask for; 25-drivers.sh does that.
     drivers: DriverSet | None = None

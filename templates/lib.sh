@@ -127,8 +127,10 @@ run_scripts() {
     done
 }
 
-# Exit status of a storage hook that must be run again: not all is there yet (EX_TEMPFAIL of sysexits.h).
+# Exit statuses of a storage hook that must be run again: not all is there yet (EX_TEMPFAIL of sysexits.h). With HOLD the
+# hooks behind it are not run meanwhile: they would take what it waits for, such as one path of a disk that has several.
 NOT_YET=75
+HOLD=76
 
 # assemble NAME...: runs storage hooks in their order, again and again until none says NOT_YET: layers stand on each
 # other in any order, and devices appear when they like. A hook finds in KDUMP_WAITED_S how long that has taken. Each is
@@ -160,10 +162,11 @@ assemble_once() {
         _statuses="$_statuses $_status:$_hook"
         case $_status in
             0 | 77) continue ;;
-            "$NOT_YET") ;;
+            "$NOT_YET" | "$HOLD") ;;
             *) _again=0 ;;
         esac
         _bad="$_bad $_hook"
+        [ "$_status" != "$HOLD" ] || break
     done
     [ -z "$_bad" ] || [ "$_again" = 0 ] || [ "$KDUMP_WAITED_S" -ge "$KDUMP_DEVICE_TIMEOUT_S" ]
 }
@@ -190,10 +193,10 @@ bytes_are() {
     [ "$(device_bytes "$1" "$2" "$3" | od -An -v -tx1 | tr -d ' \n')" = "$4" ]
 }
 
-# has_holder NAME: does another device stand on this one? A leg of a mirror or of a multipath device carries the same
-# content as the whole.
+# has_holder NAME: does another device stand on this one, or on the disk that it is a partition of? A leg of a mirror or
+# of a multipath device carries the same content as the whole.
 has_holder() {
-    for _holder in "/sys/class/block/$1/holders"/*; do
+    for _holder in "/sys/class/block/$1/holders"/* "/sys/class/block/$1/../holders"/*; do
         [ ! -e "$_holder" ] || return 0
     done
     return 1

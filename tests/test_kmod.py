@@ -116,6 +116,16 @@ def test_names_and_aliases(modules: kmod.Modules, asked: list[str], expected: li
     assert names(modules.resolve(asked)) == expected
 
 
+def test_aliases_of_one_come_before_the_modules_of_the_next(modules: kmod.Modules) -> None:
+    wanted: list[tuple[list[str], list[str]]] = [(["card"], ["virtio:d00000002v1", "nothing"]), (["crc16"], [])]
+    assert names(modules.resolve_in_turn(wanted)) == ["a", "b", "card", "virtio", "virtio_blk", "crc16"]
+
+
+def test_what_is_unknown_to_several_is_said_together(modules: kmod.Modules) -> None:
+    with pytest.raises(SeveralProblemsError, match=r"no module reiser5(.|\n)*no module dm-nothing"):
+        modules.resolve_in_turn([(["reiser5"], []), (["dm-nothing"], ["ext4"])])
+
+
 def test_a_module_outside_the_tree_keeps_its_path(modules: kmod.Modules) -> None:
     assert modules.resolve(["card"])[-1].path == "/opt/vendor/card.ko"
 

@@ -4,6 +4,7 @@ Format: Documentation/ABI/stable/sysfs-block and Documentation/ABI/testing/sysfs
 """
 
 import os
+import re
 
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import partition
@@ -103,6 +104,8 @@ def _read_id(root: Root, path: str) -> str:
 
 
 _DM_KINDS: dict[str, BlockKind] = {"LVM": "lvm", "CRYPT": "crypt", "mpath": "multipath"}
+# kpartx(8) puts partN- before the UUID of the device that the partition is on.
+_remove_part = re.compile(r"^part[0-9]+-(?=mpath-)").sub
 
 
 def _kind(root: Root, directory: str, dm_uuid: str) -> BlockKind:
@@ -110,7 +113,7 @@ def _kind(root: Root, directory: str, dm_uuid: str) -> BlockKind:
     if root.exists(f"{directory}/partition"):
         return "partition"
     if root.exists(f"{directory}/dm"):
-        return _DM_KINDS.get(dm_uuid.partition("-")[0], "dm")
+        return _DM_KINDS.get(_remove_part("", dm_uuid).partition("-")[0], "dm")
     if root.exists(f"{directory}/md"):
         return "md"
     return "loop" if root.exists(f"{directory}/loop") else "disk"

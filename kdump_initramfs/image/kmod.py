@@ -221,19 +221,30 @@ class Modules:
         Built-in modules are left out, and those in `omit` with what only they need. A modalias that no module
         answers to is passed over: not every device has a driver. Unknown names are gathered and raised together.
         """
+        return self.resolve_in_turn([(names, modaliases)], omit=omit)
+
+    def resolve_in_turn(
+        self, wanted: Iterable[tuple[Iterable[str], Iterable[str]]], *, omit: Collection[str] = ()
+    ) -> tuple[Module, ...]:
+        """Return what to load for several, each (names, modaliases), the first of them first."""
         problems: list[KdumpError] = []
         order = _Order(self, omit)
+        for names, modaliases in wanted:
+            problems += self._add_names(order, names)
+            for modalias in modaliases:
+                for module in self.find(modalias):
+                    order.add(module, f"answers to {modalias}")
+        raise_together(problems)
+        return tuple(order.modules.values())
+
+    def _add_names(self, order: "_Order", names: Iterable[str]) -> Iterator[KdumpError]:
+        """Add modules by their names or aliases; yield an error for each that is unknown."""
         for name in names:
             found = self.find(name)
             if not found and not self.is_builtin(name):
-                problems.append(self._unknown(name))
+                yield self._unknown(name)
             for module in found:
                 order.add(module, "asked for" if module == normal(name) else f"asked for as {name}")
-        for modalias in modaliases:
-            for module in self.find(modalias):
-                order.add(module, f"answers to {modalias}")
-        raise_together(problems)
-        return tuple(order.modules.values())
 
     def find(self, name: str) -> list[str]:
         """Return the loadable modules that a name or alias stands for; nothing if it is built in or unknown."""

@@ -143,11 +143,7 @@ def _modules(
     root: Root, kernel: Kernel, contributions: Sequence[Contribution], omit: Sequence[str]
 ) -> tuple[list[Entry], tuple[str, ...]]:
     known = kmod.Modules(root, kernel.modules_dir)
-    wanted = known.resolve(
-        [name for each in contributions for name in each.modules],
-        [alias for each in contributions for alias in each.modaliases],
-        omit=omit,
-    )
+    wanted = known.resolve_in_turn([(each.modules, each.modaliases) for each in contributions], omit=omit)
     driver_sets = [each.drivers for each in contributions if each.drivers]
     choice = drivers.choose(known, driver_sets, omit=omit)
     names = {module.name for module in wanted}

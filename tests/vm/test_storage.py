@@ -330,16 +330,21 @@ class Plug:
         self.is_away = False
 
     def _command(self, name: str, **arguments: str) -> None:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(self._monitor)
-            answers = connection.makefile()
-            next(answers)  # the greeting
-            for command in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
-                connection.sendall(json.dumps(command).encode())
-                answer: dict[str, object] = {"event": ""}
-                while "event" in answer:
-                    answer = json.loads(next(answers))
-                assert "return" in answer, answer
+        tell_monitor(self._monitor, name, **arguments)
+
+
+def tell_monitor(path: str, name: str, **arguments: str) -> None:
+    """Have QEMU's monitor (QMP) at a socket execute a command."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        answers = connection.makefile()
+        next(answers)  # the greeting
+        for command in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
+            connection.sendall(json.dumps(command).encode())
+            answer: dict[str, object] = {"event": ""}
+            while "event" in answer:
+                answer = json.loads(next(answers))
+            assert "return" in answer, answer
 
 
 LATE = """
