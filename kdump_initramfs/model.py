@@ -253,6 +253,8 @@ class Contribution(Struct, frozen=True, kw_only=True):
     provides: tuple[str, ...] = ()
     # For phase TARGET: the positions of the targets that this hook drives; each target needs exactly one driver.
     drives: tuple[int, ...] = ()
+    # What the administrator should know: it works, but weaker than it could.
+    warnings: tuple[str, ...] = ()
 
 
 class HookRun(Struct, frozen=True, kw_only=True):

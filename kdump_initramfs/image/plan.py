@@ -59,7 +59,7 @@ def make(root: Root, config: Config, host: HostFacts, runs: Sequence[HookRun]) -
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
         compression=_compression(config, host.kernel),
-        warnings=parts.warnings,
+        warnings=(*(warning for run in runs for warning in run.contribution.warnings), *parts.warnings),
     )
 
 
