@@ -38,7 +38,8 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
 
 
 def _arrays(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    return tuple(device for device in target.stack if device.kind == "md")
+    """Return the arrays, the lowest first: one that is started degraded is there for the one above it."""
+    return tuple(device for device in reversed(target.stack) if device.kind == "md")
 
 
 def _uuid(target: TargetFacts, array: BlockDevice) -> str:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Assembles the arrays of the current target. With members missing it waits for them for a while, then starts an array
-# degraded: of the members that are there, mdadm takes those whose event count is the newest.
+# degraded: of the members that are there, mdadm takes those whose event count is the newest. What the crash has left
+# unfinished is not repaired here: that is for the system after the reboot, and here it would only take time.
 # Settings: KDUMP_MDADM (path), KDUMP_MD_ARRAYS (two words for each: name, UUID), KDUMP_DEGRADED_AFTER_S.
 set -eu
 . /lib/kdump/lib.sh
@@ -8,6 +9,9 @@ set -eu
 
 # There is no udev that mdadm could wait for.
 export MDADM_NO_UDEV=1
+
+# Arrays in a configuration: mdadm(8) follows --no-degraded only for what --scan finds there.
+configuration=/run/kdump/mdadm.conf
 
 # is_running DEVICE: do the member's reads and writes reach it?
 is_running() {
@@ -29,10 +33,17 @@ assemble_array() {
     fi
     # What an earlier try has left half assembled is in the way.
     "$KDUMP_MDADM" --stop "/dev/$1" >/dev/null 2>&1 || :
-    "$KDUMP_MDADM" --assemble "$_how" --config=partitions --auto=md --uuid="$2" "/dev/$1" || :
-    is_running "$1"
+    printf 'DEVICE partitions\nARRAY /dev/%s UUID=%s\n' "$1" "$2" >"$configuration"
+    "$KDUMP_MDADM" --assemble --scan "$_how" --config="$configuration" --auto=md "/dev/$1" || :
+    is_running "$1" || return
+    [ ! -e "/sys/block/$1/md/sync_action" ] || echo frozen >"/sys/block/$1/md/sync_action"
 }
 
+# Documentation/admin-guide/md.rst: without the first, a RAID5 that was written to in the crash and lacks a member is not
+# started; with the second, no repair begins before the first write, and until then it can be frozen.
+for parameter in start_dirty_degraded start_ro; do
+    echo 1 >"/sys/module/md_mod/parameters/$parameter" || :
+done
 missing=0
 # shellcheck disable=SC2086  # words
 set -- $KDUMP_MD_ARRAYS

@@ -1,7 +1,9 @@
 """Activate the logical volumes that targets stand on: by UUID, without udev, with a configuration of our own."""
 
+import re
+
 from kdump_initramfs.config import Config
-from kdump_initramfs.errors import HostError
+from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.model import BlockDevice, Contribution, HostFacts, OnFailure, Phase, TargetFacts, Text
 
 # The host's lvm.conf, its filters and its devices file describe a running system: after a crash names differ and the
@@ -35,7 +37,7 @@ activation {
     monitoring = 0
     reserved_memory = 1024
     reserved_stack = 64
-    activation_mode = "degraded"
+    activation_mode = "complete"
     thin_pool_autoextend_threshold = 80
     thin_pool_autoextend_percent = 20
 }
@@ -52,7 +54,7 @@ _UUID_CHARACTERS = sum(_UUID_PARTS)
 # Modules beside dm_mod, by what the names of a volume's inner devices tell of its type (lib/activate/dev_manager.c and
 # lib/metadata/lv_manip.c of LVM2: layers and sub-volumes).
 _MODULES = {
-    "_rimage_": ("dm_raid", "raid1", "raid10", "raid456"),
+    "_rimage_": ("dm_raid", "raid0", "raid1", "raid10", "raid456"),
     "_mimage_": ("dm_mirror",),
     "-tpool": ("dm_thin_pool",),
     "_tdata": ("dm_thin_pool",),
@@ -62,6 +64,12 @@ _MODULES = {
     "-cow": ("dm_snapshot",),
 }
 
+# What LVM puts in the place of a physical volume that is missing, by its dm/uuid (_add_error_or_zero_device() there).
+_MISSING = re.compile(r"-missing_[0-9]+_[0-9]+\Z")
+# The images of a RAID volume, one on each of its physical volumes, and their metadata.
+_IMAGE = re.compile(r"_rimage_[0-9]+\Z")
+_IMAGE_OR_METADATA = re.compile(r"_r(image|meta)_[0-9]+\Z")
+
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
     inside = {position: _inside(target) for position, target in enumerate(host.targets)}
@@ -70,22 +78,25 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         return None
     if not host.tools.lvm:
         raise HostError("lvm: no such program, but the dump target is a logical volume", hint="install lvm2")
+    warnings = _missing(host.targets)
     return Contribution(
         binaries=(host.tools.lvm,),
         modules=("dm_mod", *_modules(every)),
         entries=(Text(path="/etc/lvm/lvm.conf", content=_LVM_CONF),),
         target_settings={
-            position: _settings(host.tools.lvm, _volumes(host.targets[position]), found)
+            position: _settings(host.tools.lvm, host.targets[position], found)
             for position, found in inside.items()
             if found
         },
         provides=tuple(device.name for device in every),
         phase=Phase.STORAGE,
         on_failure=OnFailure.STOP,
+        warnings=warnings,
     )
 
 
-def _settings(lvm: str, volumes: tuple[BlockDevice, ...], inside: tuple[BlockDevice, ...]) -> dict[str, str]:
+def _settings(lvm: str, target: TargetFacts, inside: tuple[BlockDevice, ...]) -> dict[str, str]:
+    volumes = _volumes(target)
     pools = dict.fromkeys(_pool(device) for device in inside if device.dm_uuid.endswith("-tpool"))
     return {
         "KDUMP_LVM": lvm,
@@ -93,6 +104,8 @@ def _settings(lvm: str, volumes: tuple[BlockDevice, ...], inside: tuple[BlockDev
         "KDUMP_LVM_DM_UUIDS": " ".join(volume.dm_uuid for volume in volumes),
         # Thin pools, as group/pool.
         "KDUMP_LVM_POOLS": " ".join(pools),
+        # "yes" if there is anything that can be activated without some of its physical volumes.
+        "KDUMP_LVM_DEGRADED": "yes" if _can_lose_one(target, inside) else "",
     }
 
 
@@ -120,9 +133,15 @@ def _modules(devices: list[BlockDevice]) -> tuple[str, ...]:
 
 
 def _pool(device: BlockDevice) -> str:
-    """Return group/pool of a pool's device; dm/name joins names by one dash, and doubles those inside of them."""
-    group, _, pool = device.dm_name.removesuffix("-tpool").replace("--", "\0").partition("-")
-    return f"{group}/{pool}".replace("\0", "-")
+    """Return group/pool of a pool's device."""
+    group, pool = _group_and_volume(device.dm_name.removesuffix("-tpool"))
+    return f"{group}/{pool}"
+
+
+def _group_and_volume(dm_name: str) -> tuple[str, str]:
+    """Return both names; dm/name joins them by one dash, and doubles those inside of them."""
+    group, _, volume = dm_name.replace("--", "\0").partition("-")
+    return group.replace("\0", "-"), volume.replace("\0", "-")
 
 
 def _selection(volume: BlockDevice) -> str:
@@ -138,3 +157,63 @@ def _dashed(uuid: str) -> str:
         parts.append(uuid[start : start + length])
         start += length
     return "-".join(parts)
+
+
+# --- physical volumes that are not there -------------------------------------------------------------------------
+
+
+def _missing(targets: tuple[TargetFacts, ...]) -> tuple[str, ...]:
+    """Return a warning for each volume that works without one of its physical volumes; raise for those that do not."""
+    warnings: dict[str, None] = {}
+    errors: dict[str, KdumpError] = {}
+    for target in targets:
+        for volume in _damaged(target):
+            group, name = _group_and_volume(volume.dm_name)
+            what = f"{target.name}: logical volume {name} of group {group}"
+            if _holds(_whole_images(target, volume), volume):
+                warnings[f"{what} is degraded: a physical volume is missing"] = None
+            else:
+                errors[what] = HostError(
+                    f"{what} lacks a physical volume, so that part of it cannot be written",
+                    hint=f"bring it back and run vgextend --restoremissing {group} DEVICE, or name another target",
+                )
+    raise_together(list(errors.values()))
+    return tuple(warnings)
+
+
+def _damaged(target: TargetFacts) -> tuple[BlockDevice, ...]:
+    """Return the volumes that a physical volume is missing of: of an image, the volume that it is an image of."""
+    found: dict[str, BlockDevice] = {}
+    for stand_in in target.stack:
+        if _MISSING.search(stand_in.dm_uuid):
+            for volume in _above(target, stand_in):
+                is_part = _IMAGE_OR_METADATA.search(volume.dm_name)
+                found |= {each.name: each for each in (_above(target, volume) if is_part else (volume,))}
+    return tuple(found.values())
+
+
+def _above(target: TargetFacts, device: BlockDevice) -> tuple[BlockDevice, ...]:
+    return tuple(other for other in target.stack if device.name in other.below)
+
+
+def _images(target: TargetFacts, volume: BlockDevice) -> list[BlockDevice]:
+    return [device for device in target.under(volume) if _IMAGE.search(device.dm_name)]
+
+
+def _whole_images(target: TargetFacts, volume: BlockDevice) -> list[BlockDevice]:
+    return [
+        image
+        for image in _images(target, volume)
+        if not any(_MISSING.search(device.dm_uuid) for device in target.under(image))
+    ]
+
+
+def _holds(images: list[BlockDevice], volume: BlockDevice) -> bool:
+    """Whether these images are enough. LVM calls a raid0 without one of them degraded too, and activates it."""
+    return bool(images) and sum(image.size_bytes for image in images) >= volume.size_bytes
+
+
+def _can_lose_one(target: TargetFacts, inside: tuple[BlockDevice, ...]) -> bool:
+    """Whether there are RAID volumes, and each of them is complete without one of its images."""
+    raids = [(volume, images) for volume in inside if (images := _images(target, volume))]
+    return bool(raids) and all(_holds(images[1:], volume) for volume, images in raids)

@@ -1,10 +1,14 @@
 #!/bin/sh
-# Activates the logical volumes of the current target, and nothing else.
+# Activates the logical volumes of the current target, and nothing else. With physical volumes missing it waits for them
+# for a while, then activates what can do without.
 # Settings: KDUMP_LVM (path), KDUMP_LVM_SELECT (lvm --select), KDUMP_LVM_DM_UUIDS (what must be there then),
-# KDUMP_LVM_POOLS (group/pool of thin pools, which are extended while they fill up).
+# KDUMP_LVM_POOLS (group/pool of thin pools, which are extended while they fill up), KDUMP_LVM_DEGRADED,
+# KDUMP_DEGRADED_AFTER_S.
 set -eu
 . /lib/kdump/lib.sh
 [ -n "${KDUMP_LVM_SELECT:-}" ] || exit 77
+# Not only where a physical volume is missing.
+: "$KDUMP_LVM_DEGRADED" "$KDUMP_DEGRADED_AFTER_S"
 
 all_there() {
     for uuid in $KDUMP_LVM_DM_UUIDS; do
@@ -21,8 +25,17 @@ watch_pools() {
     done
 }
 
+# activate complete|degraded: --activationmode of lvchange(8).
+activate() {
+    "$KDUMP_LVM" lvchange --activate y --activationmode "$1" --sysinit --noudevsync --select "$KDUMP_LVM_SELECT" || :
+}
+
 all_there && exit 0
-"$KDUMP_LVM" lvchange --activate y --sysinit --noudevsync --select "$KDUMP_LVM_SELECT" || :
+activate complete
+if ! all_there && [ -n "$KDUMP_LVM_DEGRADED" ] && [ "$KDUMP_WAITED_S" -ge "$KDUMP_DEGRADED_AFTER_S" ]; then
+    log "activating logical volumes degraded, with the physical volumes that are there"
+    activate degraded
+fi
 all_there || {
     [ "$KDUMP_WAITED_S" -lt "$KDUMP_DEVICE_TIMEOUT_S" ] || "$KDUMP_LVM" pvs -o pv_name,pv_uuid,vg_name,vg_uuid || :
     exit "$NOT_YET"

@@ -315,6 +315,8 @@ class Contribution(Struct, frozen=True, kw_only=True):
     drives: tuple[int, ...] = ()
     # Descriptions of the logon keys that the running kernel hands over to the capture kernel; no key itself.
     volume_keys: tuple[str, ...] = ()
+    # What the administrator should know: it works, but weaker than it could.
+    warnings: tuple[str, ...] = ()
 
 
 class HookRun(Struct, frozen=True, kw_only=True):

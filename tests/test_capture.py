@@ -305,6 +305,30 @@ def test_a_volume_key_that_this_kernel_was_not_handed_ends_the_target(encrypted:
     assert not encrypted.exists("/called")
 
 
+# Activates a volume where it may do so without a physical volume, and writes down how it was asked.
+DEGRADED_LVM = """echo "$*" | sed -n 's/.*--activationmode \\([a-z]*\\).*/\\1/p' >>/asked
+case $* in *"--activationmode degraded"*) mkdir -p /sys/block/dm-0/dm; echo "$LV" >/sys/block/dm-0/dm/uuid ;; esac"""
+
+
+def test_what_is_missing_of_a_raid_volume_is_waited_for(environment: Environment) -> None:
+    environment.program("/usr/sbin/lvm", DEGRADED_LVM)
+    environment.append("/etc/kdump/settings", "export KDUMP_DEGRADED_AFTER_S=1 KDUMP_DEVICE_TIMEOUT_S=9\n")
+    environment.shell("export KDUMP_LVM_DEGRADED=yes; assemble 35-lvm")
+    (step,) = environment.steps()
+    assert (step.status, 100 <= step.took_cs < 900) == (0, True)
+    *first, last = environment.read("/asked").split()
+    assert set(first) == {"complete"}
+    assert last == "degraded"
+
+
+def test_a_volume_that_needs_all_of_it_is_not_activated_in_part(environment: Environment) -> None:
+    environment.program("/usr/sbin/lvm", DEGRADED_LVM)
+    environment.append("/etc/kdump/settings", "export KDUMP_DEGRADED_AFTER_S=1\n")
+    environment.shell("assemble 35-lvm")
+    assert environment.steps()[-1].status == 75
+    assert set(environment.read("/asked").split()) == {"complete"}
+
+
 def test_the_target_is_given_up_when_its_device_does_not_come(environment: Environment) -> None:
     environment.write("/sys/class/block/cciss!c0d0/dev", "1:1\n")
     step = environment.hook("50-target-disk open")

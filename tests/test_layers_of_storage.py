@@ -111,6 +111,55 @@ def test_key_that_takes_more_than_half_of_the_memory_is_refused(kib: int, said: 
         hooks.contribute(config.Config(), host, root=root)
 
 
+# --- logical volumes without all of their physical volumes -------------------------------------------------------
+
+
+def with_sectors(root: Root, volume: str, image: str) -> None:
+    """Change the size of the RAID volume of lvm-raid1-degraded, and of its images."""
+    for device, sectors in (("dm-6", volume), ("dm-1", image), ("dm-5", image)):
+        Path(root.directory, f"sys/devices/virtual/block/{device}/size").write_text(f"{sectors}\n")
+
+
+def test_raid_volume_without_an_image_is_degraded_and_says_so(host_root: HostRoot) -> None:
+    root = host_root("lvm-raid1-degraded")
+    assert planned(root).warnings == (
+        "/var/crash: logical volume r of group mir is degraded: a physical volume is missing",
+    )
+    (found,) = settings(root, facts(root), "35-lvm")
+    assert found["KDUMP_LVM_DEGRADED"] == "yes"
+
+
+def test_half_of_a_striped_raid_volume_is_refused(host_root: HostRoot) -> None:
+    root = host_root("lvm-raid1-degraded")
+    with_sectors(root, "204800", "102400")
+    assert "logical volume r of group mir lacks a physical volume" in problem(root)
+
+
+def test_striped_raid_volume_that_is_whole_is_never_activated_in_part(host_root: HostRoot) -> None:
+    root = host_root("lvm-raid1-degraded")
+    with_sectors(root, "204800", "102400")
+    host = facts(root)
+    (target,) = host.targets
+    stack = tuple(
+        msgspec.structs.replace(device, dm_uuid=device.dm_uuid.partition("-missing")[0]) for device in target.stack
+    )
+    host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
+    (found,) = settings(root, host, "35-lvm")
+    assert found["KDUMP_LVM_DEGRADED"] == ""
+
+
+def test_every_problem_with_a_missing_physical_volume_is_named(host_root: HostRoot) -> None:
+    root = host_root("lvm-missing-pv")
+
+    def other(device: BlockDevice) -> BlockDevice:
+        return msgspec.structs.replace(device, dm_name=device.dm_name.replace("lin--vg", "other"))
+
+    with pytest.raises(KdumpError) as caught:
+        hooks.contribute(config.Config(), with_second_target(facts(root), other), root=root)
+    assert "the-lv of group lin-vg lacks" in str(caught.value)
+    assert "the-lv of group other lacks" in str(caught.value)
+
+
 def problem(root: Root) -> str:
     with pytest.raises(KdumpError) as caught:
         hooks.contribute(config.Config(), facts(root), root=root)

@@ -70,7 +70,7 @@ def make(
         targets=host.targets,
         volume_keys=tuple(sorted({key for each in contributions for key in each.volume_keys})),
         compression=compression,
-        warnings=parts.warnings,
+        warnings=(*(warning for run in runs for warning in run.contribution.warnings), *parts.warnings),
     )
 
 

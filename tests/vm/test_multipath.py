@@ -3,25 +3,10 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.vm.debian import DATA_DISK_BYTES, Hardware, Report, run_script
-from tests.vm.test_storage import (
-    APPEND,
-    RELEASE,
-    SCRIPTS,
-    STORAGE,
-    check_dump,
-    decode,
-    last_words,
-    payload,
-    tell_monitor,
-)
+from tests.vm.storage import RELEASE, SCRIPTS, crash, decode, last_words, marks, tell_monitor
 
-pytestmark = [
-    pytest.mark.guest,
-    pytest.mark.skipif(not RELEASE, reason="tests/run makes the Debian guest"),
-]
+pytestmark = marks
 
 ALUA = SCRIPTS / "alua.sh"
 
@@ -81,10 +66,8 @@ class Paths:
                 tell_monitor(self._monitor, "device_del", id=f"{disk}-{self.lost}")
 
 
-def crash(directory: Path, paths: Paths, script: str) -> Report:
-    files = payload(MULTIPATH + script, ())
-    report = run_script(RELEASE, STORAGE, directory, files=files, hardware=paths.hardware, append=APPEND)
-    check_dump(report, files["token"])
+def lose_paths(name: str, directory: Path, paths: Paths, script: str) -> Report:
+    report = crash(name, MULTIPATH + script, (), paths.hardware, directory)
     steps = {step["name"]: step["status"] for step in decode(report, "show.json")["record"]["steps"]}
     assert steps["29-multipath"] == 0
     return report
@@ -102,7 +85,7 @@ EXT4 = """
 
 def test_a_path_that_is_lost_while_the_dump_is_saved_is_replaced_by_the_other(tmp_path: Path) -> None:
     paths = Paths(tmp_path, "disk", lose_at=" 70-vmcore")
-    report = crash(tmp_path, paths, EXT4)
+    report = lose_paths("multipath-ext4", tmp_path, paths, EXT4)
     assert paths.lost
     log = report.files["kexec-dmesg.log"].decode()
     assert "EXT4-fs (dm-0): mounted" in log
@@ -126,7 +109,7 @@ PARTITION = """
 
 def test_a_volume_on_a_partition_is_found_by_the_path_that_is_left(tmp_path: Path) -> None:
     paths = Paths(tmp_path, "disk", lose_at="Kernel panic")
-    report = crash(tmp_path, paths, PARTITION)
+    report = lose_paths("multipath-partition-lvm-xfs", tmp_path, paths, PARTITION)
     assert paths.lost
     log = report.files["kexec-dmesg.log"].decode()
     assert re.search(r"mpath-35000c50000000000: 1 of 2 paths are there: sd[a-z]$", log, re.MULTILINE)
@@ -147,7 +130,7 @@ GROUP = """
 
 
 def test_a_volume_group_may_have_further_disks_with_several_paths(tmp_path: Path) -> None:
-    report = crash(tmp_path, Paths(tmp_path, "disk", "other"), GROUP)
+    report = lose_paths("multipath-group", tmp_path, Paths(tmp_path, "disk", "other"), GROUP)
     assert "EXT4-fs (dm-1): mounted" in report.files["kexec-dmesg.log"].decode()
 
 

@@ -6,25 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from kdump_initramfs.dumps import store
 from kdump_initramfs.rehearsal import verify
-from tests.vm.debian import MEMORY_MIB, Hardware, Report, run_script
-from tests.vm.test_storage import APPEND, RELEASE, STORAGE, check_dump, payload
+from tests.vm.debian import MEMORY_MIB, Hardware
+from tests.vm.storage import crash, marks
 
-pytestmark = [
-    pytest.mark.guest,
-    pytest.mark.skipif(not RELEASE, reason="tests/run makes the Debian guest"),
-]
-
-
-def crash(case: str, directory: Path, hardware: Hardware) -> Report:
-    """Let a guest crash on the storage that `case` makes, and check the dump that it lists then."""
-    files = payload(case, hardware.disks)
-    report = run_script(RELEASE, STORAGE, directory, files=files, hardware=hardware, append=APPEND)
-    check_dump(report, files["token"])
-    return report
+pytestmark = marks
 
 
 # --- a raw partition ---------------------------------------------------------------------------------------------
@@ -63,7 +50,7 @@ RAW = """
 
 
 def test_a_dump_on_a_raw_partition_is_recovered_once(tmp_path: Path) -> None:
-    report = crash(RAW, tmp_path, Hardware())
+    report = crash("raw-partition", RAW, ["data"], Hardware(), tmp_path)
     first, second = (report.files[name].decode() for name in ("first", "second"))
     assert "/var/crash/crashguest-" in first
     assert second.strip().endswith(": recovered already")
@@ -96,7 +83,7 @@ def test_a_dump_is_saved_to_a_9p_share(tmp_path: Path) -> None:
         *("-device", "virtio-9p-pci,fsdev=share,mount_tag=crash-tag"),
     )
     case = SHARE.replace("TYPE", "9p").replace("OPTIONS", "trans=virtio,version=9p2000.L,msize=65536")
-    crash(case, tmp_path, Hardware(disks={}, extra=words))
+    crash("share-9p", case, (), Hardware(disks={}, extra=words), tmp_path)
     check_share(shared)
 
 
@@ -126,7 +113,7 @@ def test_a_dump_is_saved_to_a_virtiofs_share(tmp_path: Path) -> None:
     case = SHARE.replace("TYPE", "virtiofs").replace("OPTIONS", "defaults")
     with virtiofsd(shared, socket):
         # It serves one QEMU: none that tries KVM first.
-        crash(case, tmp_path, Hardware(disks={}, extra=words, accel="tcg"))
+        crash("share-virtiofs", case, (), Hardware(disks={}, extra=words, accel="tcg"), tmp_path)
     check_share(shared)
 
 
@@ -160,7 +147,7 @@ LOOP = """
 
 
 def test_a_dump_is_saved_in_a_file_behind_a_loop_device(tmp_path: Path) -> None:
-    report = crash(LOOP, tmp_path, Hardware())
+    report = crash("lvm-on-loop-on-xfs", LOOP, ["data"], Hardware(), tmp_path)
     assert "I/O error" not in report.files["kexec-dmesg.log"].decode()
 
 
@@ -190,9 +177,7 @@ LINEAR = """
 
 
 def test_a_layer_is_added_by_one_pair_of_files(tmp_path: Path) -> None:
-    hardware = Hardware()
-    files = payload(LINEAR, hardware.disks) | {path.name: path.read_text() for path in EXAMPLE.iterdir()}
-    assert files.keys() >= {"36-linear.py", "36-linear.sh"}
-    report = run_script(RELEASE, STORAGE, tmp_path, files=files, hardware=hardware, append=APPEND)
-    check_dump(report, files["token"])
+    pair = {path.name: path.read_text() for path in EXAMPLE.iterdir()}
+    assert pair.keys() >= {"36-linear.py", "36-linear.sh"}
+    report = crash("layer-of-the-site", LINEAR, ["data"], Hardware(), tmp_path, files=pair)
     assert "a device of kind dm that no hook provides" in report.files["refusal"].decode()

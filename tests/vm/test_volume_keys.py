@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.debian import Hardware, kernel_config, releases, run_script
-from tests.vm.test_storage import STORAGE, decode, last_words, payload
+from tests.vm.storage import STORAGE, decode, last_words, payload
 
 OPTION = "CONFIG_CRASH_DM_CRYPT=y"
 RELEASE = next((release for release in releases() if OPTION in kernel_config(release)), "")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Encrypted storage that a capture environment could not open: what `plan` says of each is left in the report.
+# Storage that a capture environment could not open, or not as a whole: what `build` says of each is left in the report.
 set -eux
 
 disk=/dev/disk/by-id/virtio-data
@@ -24,11 +24,39 @@ let_go() {
     cryptsetup close crash
 }
 
-# refused NAME: `plan` must fail.
+# refused NAME: `build` must fail.
 refused() {
-    if kdump-initramfs plan > /dev/null 2> "$REPORT/$1"; then exit 1; fi
+    if kdump-initramfs build 2> "$REPORT/$1"; then exit 1; fi
     cat "$REPORT/$1"
 }
+
+# Volumes over two physical volumes, of which the second goes: one that needs both, and one that does not.
+for size in 300M 100M 200M 200M; do
+    echo "size=$size"
+done | sfdisk --quiet --label gpt "$disk"
+udevadm settle
+vgcreate --quiet lin-vg "$disk-part1" "$disk-part2"
+lvcreate --quiet --extents 100%FREE --name the-lv lin-vg
+vgcreate --quiet mirrored "$disk-part3" "$disk-part4"
+lvcreate --quiet --type raid1 --mirrors 1 --nosync --size 100M --name crash mirrored
+mkfs.ext4 -q /dev/lin-vg/the-lv
+mkfs.ext4 -q /dev/mirrored/crash
+vgchange --quiet --activate n
+udevadm settle
+wipefs --quiet --all "$disk-part2" "$disk-part4"
+vgchange --quiet --activate y --activationmode partial lin-vg
+vgchange --quiet --activate y --activationmode degraded mirrored
+udevadm settle
+mkdir -p /var/crash
+mount /dev/lin-vg/the-lv /var/crash
+refused missing-volume
+[ ! -e /var/lib/kdump-initramfs ]
+umount /var/crash
+mount /dev/mirrored/crash /var/crash
+kdump-initramfs plan > /dev/null 2> "$REPORT/degraded"
+umount /var/crash
+vgchange --quiet --activate n
+wipefs --quiet --all "$disk"
 
 mkdir -p /etc/keys
 (umask 077 && head -c 64 /dev/urandom > "$key")

@@ -17,28 +17,36 @@ check_storage() {
     :
 }
 
+# Disks that do not come back after the crash.
+away=
+
 DISKS=/dev/disk/by-serial
 
 # link_of NAME: prints the link of a disk below /dev/disk/by-id. Each bus and driver has its own way to name it; the
-# serial number is in all of them.
+# serial number is in all of them. An array or a volume of that name is no disk.
 link_of() {
     udevadm settle
-    find /dev/disk/by-id -name "*[-_]$1" -o -name "*[-_]$1-0:0" | head -n 1
+    find /dev/disk/by-id ! -name 'md-*' ! -name 'dm-*' ! -name 'lvm-*' \( -name "*[-_]$1" -o -name "*[-_]$1-0:0" \) |
+        head -n 1
 }
 
-# A disk that is not there gets no name; in the first boot all are, but USB takes its time.
+# Gives each disk its name below $DISKS, and writes its device to NAME.node. USB and SCSI disks take their time.
 name_disks() {
     mkdir -p $DISKS
     while read -r name; do
+        case "$BOOT $away " in
+            [2-9]*" $name "*) continue ;;
+        esac
         tries=0
-        while link=$(link_of "$name") && [ -z "$link" ] && [ "$BOOT" = 1 ] && [ "$tries" -lt 20 ]; do
+        until link=$(link_of "$name") && [ -n "$link" ]; do
             tries=$((tries + 1))
+            [ "$tries" -lt 40 ]
             sleep 1
         done
-        [ -n "$link" ] || continue
         readlink -f "$link" > "$name.node"
         ln -sf "$(cat "$name.node")" "$DISKS/$name"
     done < disks
+    udevadm settle
 }
 
 # mount_new TYPE DEVICE [OPTIONS]: mounts what was made at /var/crash, now and at the next boot, by its UUID.
@@ -49,16 +57,31 @@ mount_new() {
     mount /var/crash
 }
 
+# partitions NAME gpt|dos LINE...: partitions a whole disk, each as a LINE of sfdisk(8), and prints their devices.
+partitions() {
+    whole=$1 label=$2
+    shift 2
+    printf '%s\n' "$@" | sfdisk --quiet --label "$label" "$DISKS/$whole" >&2
+    udevadm settle
+    lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/$whole")" | sed -n 's/ part$//p'
+}
+
 # one_partition NAME: makes one GPT partition of a whole disk and prints its device.
 one_partition() {
-    echo 'type=linux' | sfdisk --quiet --label gpt "$DISKS/$1" >&2
+    partitions "$1" gpt type=linux
+}
+
+# array NAME LEVEL DEVICE...: makes /dev/md/NAME.
+array() {
+    array=$1 level=$2
+    shift 2
+    mdadm --create "/dev/md/$array" --run --assume-clean --level "$level" --raid-devices $# "$@"
     udevadm settle
-    lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/$1")" | sed -n 's/ part$//p'
 }
 
 # mirror DEVICE DEVICE: makes the RAID1 /dev/md/mirror.
 mirror() {
-    mdadm --create /dev/md/mirror --run --assume-clean --level 1 --raid-devices 2 "$@"
+    array mirror 1 "$@"
 }
 
 # fails COMMAND...: the command must not succeed.
@@ -88,7 +111,7 @@ case $BOOT in
         ;;
     2)
         open_storage
-        mountpoint "$(realpath /var/crash)"
+        [ "$(findmnt -n -o TARGET --target /var/crash)" != / ]
         check_storage
         kdump-initramfs dumps list --json > "$REPORT/list.json"
         # One dump: more than one name here makes `show` fail.
