@@ -39,7 +39,7 @@ def crash(
     files: Mapping[str, str] | None = None,
 ) -> Report:
     """Let a guest with these disks (serial numbers) make its storage and crash; return what it tells of the dump."""
-    given = payload(script, disks) | (files or {})
+    given = {**payload(script, disks), **(files or {})}
     report = run_script(RELEASE, STORAGE, directory, files=given, hardware=hardware, append=APPEND)
     _check_dump(report, given["token"])
     _note_sizes(name, report)
