@@ -2,8 +2,7 @@
 # Driver of targets that are a device without a file system: open, put NAME (from stdin), commit NAME, drop NAME, digest
 # NAME, close. What it writes is read by kdump_initramfs/formats/rawdump.py, which describes it. Settings: KDUMP_DEVICE
 # (its description in /etc/kdump/devices), KDUMP_DEVICE_TIMEOUT_S.
-# State, in /run/kdump: raw-device, raw-id, raw-name (of the dump), raw-next (the unit at which the next file begins),
-# raw-bytes (of the file that was put), raw-files (lines UNIT BYTES NAME).
+# State, in /run/kdump: raw-device, raw-id, raw-name (of the dump), raw-next (the unit at which the next file begins).
 set -eu
 . /lib/kdump/lib.sh
 . /lib/kdump/devices.sh
@@ -51,7 +50,6 @@ open_target() {
     remember raw-id "$(cat /proc/sys/kernel/random/uuid)"
     remember raw-name "$(dump_name)"
     remember raw-next 1
-    : >/run/kdump/raw-files
     write_head writing || die "$names takes no write"
     echo 1 >/proc/sys/vm/drop_caches
     # Behind the first line and "id ".
@@ -60,41 +58,27 @@ open_target() {
 
 # A file: a unit that tells of it, written when it is complete, then its data.
 put_file() {
-    rm -f /run/kdump/raw-pipe /run/kdump/raw-failed
-    mkfifo /run/kdump/raw-pipe
-    wc -c </run/kdump/raw-pipe >/run/kdump/raw-bytes &
-    { tee /run/kdump/raw-pipe || echo >/run/kdump/raw-failed; } |
+    rm -f /run/kdump/raw-failed
+    { hashed "$1" || echo >/run/kdump/raw-failed; } |
         dd of="$device" bs="$UNIT" seek=$(($(recall raw-next) + 1)) conv=notrunc,fsync 2>/run/kdump/raw-said || {
         log "$(recall raw-said)"
         return 1
     }
-    wait
     [ ! -e /run/kdump/raw-failed ]
 }
 
 commit_file() {
     _start=$(recall raw-next)
-    _bytes=$(recall raw-bytes)
+    _passed=$(digest_of "$1") || die "$1 was not put"
+    _bytes=${_passed% *}
     printf 'KDUMP-FILE 1\nid %s\nname %s\nbytes %s\n' "$(recall raw-id)" "$1" "$_bytes" | write_unit "$_start" ||
         die "$1 did not reach the device"
-    echo "$_start $_bytes $1" >>/run/kdump/raw-files
     remember raw-next $((_start + 1 + $(units_of "$_bytes")))
     # The record comes last. What has no core may be overwritten by the next dump.
     case $1:$([ ! -e /run/kdump/collector ] || echo saved) in
         dump.json:saved) write_head complete ;;
         dump.json:) write_head partial ;;
     esac
-}
-
-digest_of() {
-    while read -r _start _bytes _name; do
-        [ "$_name" = "$1" ] || continue
-        _digest=$(dd if="$device" bs="$UNIT" skip=$((_start + 1)) count="$(units_of "$_bytes")" 2>/dev/null |
-            head -c "$_bytes" | sha256sum)
-        echo "$_bytes ${_digest%% *}"
-        return
-    done </run/kdump/raw-files
-    return 1
 }
 
 case $1 in
@@ -106,7 +90,7 @@ case $1 in
 esac
 device=$(recall raw-device)
 case $1 in
-    put) put_file ;;
+    put) put_file "$2" ;;
     commit) commit_file "$2" ;;
     # What was put and not committed is overwritten by what is put next.
     drop) ;;

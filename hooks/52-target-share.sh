@@ -19,7 +19,7 @@ open_target() {
         *) die "what is mounted is not $device_name" ;;
     esac
     check_writable /target
-    open_directory "$KDUMP_DIRECTORY"
+    open_directory "$KDUMP_DIRECTORY" shared
 }
 
 case $1 in

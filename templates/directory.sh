@@ -28,11 +28,28 @@ check_write() {
     rm "$_probe"
 }
 
-# open_directory DIRECTORY: makes the directory of this dump below that one of what is mounted.
+# check_owner DIRECTORY: nobody but root can put something else into its place, or that of one above it. In a directory
+# with the sticky bit, nobody can move what is root's.
+check_owner() {
+    _above=$1
+    while [ "$_above" != / ]; do
+        _owned=$(stat -c '%u %a' "$_above")
+        case $_owned in
+            "0 "[1357]??? | "0 "[246][0-7][0145][0145] | "0 "[0-7][0145][0145]) ;;
+            *) die "$_above may be changed by others than root: $(stat -c '%U, mode %a' "$_above")" ;;
+        esac
+        [ "$_above" != /target ] || return 0
+        _above=${_above%/*}
+    done
+}
+
+# open_directory DIRECTORY [shared]: makes the directory of this dump below that one of what is mounted.
 open_directory() {
     _parent="/target${1:+/$1}"
     mkdir -p "$_parent"
     [ "$(realpath "$_parent")" = "$_parent" ] || die "$_parent leads elsewhere: $(realpath "$_parent")"
+    # Whoever shares a directory can do with it as he likes.
+    [ "${2:-}" = shared ] || check_owner "$_parent"
     make_directory "$_parent"
     check_write "$(recall dump-directory)"
 }
@@ -50,17 +67,25 @@ directory_verb() {
         put)
             # The log and the record may take of the reserve.
             case $2 in vmcore | vmcore.*) limit_size ;; esac
-            cat >"$directory/$2-incomplete"
+            hashed "$2" >"$directory/$2-incomplete"
             ;;
         drop) rm -f "$directory/$2-incomplete" ;;
         commit)
             # fsync of the file itself: sync(2) and syncfs(2) do not tell of an error of the device.
             dd if=/dev/null of="$directory/$2-incomplete" conv=notrunc,fsync 2>/dev/null ||
                 die "$2 did not reach the device"
+            _passed=$(digest_of "$2") || _passed=
+            [ -z "$_passed" ] || [ "${_passed% *}" = "$(stat -c %s "$directory/$2-incomplete")" ] ||
+                die "$2 is not as long as what was written"
             mv "$directory/$2-incomplete" "$directory/$2"
             sync "$directory"
             ;;
         digest)
+            # What a collector has written itself has passed nowhere: it is read back from the device.
+            if digest_of "$2"; then
+                return
+            fi
+            echo 1 >/proc/sys/vm/drop_caches
             _digest=$(sha256sum "$directory/$2")
             echo "$(stat -c %s "$directory/$2") ${_digest%% *}"
             ;;

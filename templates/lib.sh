@@ -253,6 +253,29 @@ is_saved() {
     grep -qxF "$1" /run/kdump/saved 2>/dev/null
 }
 
+# hashed NAME: passes stdin on, and notes how many bytes it was and their sha256, as `digest_of` prints them then.
+hashed() {
+    mkdir -p /run/kdump/digests
+    _note="/run/kdump/digests/$1"
+    rm -f "$_note" "$_note.bytes" "$_note.sha256" "$_note.pipe" "$_note.count"
+    mkfifo "$_note.pipe" "$_note.count"
+    sha256sum <"$_note.pipe" >"$_note.sha256" &
+    _summing=$!
+    wc -c <"$_note.count" >"$_note.bytes" &
+    _counting=$!
+    _passed=0
+    tee "$_note.pipe" "$_note.count" || _passed=$?
+    wait "$_summing"
+    wait "$_counting"
+    [ "$_passed" != 0 ] || echo "$(cat "$_note.bytes") $(cut -d ' ' -f 1 "$_note.sha256")" >"$_note"
+    return "$_passed"
+}
+
+# digest_of NAME: prints bytes and sha256 of what has passed as NAME; nothing, and fails, where that did not pass here.
+digest_of() {
+    cat "/run/kdump/digests/$1" 2>/dev/null
+}
+
 # stage COMMAND...: runs a stage of a pipe that is not its last; how it ended is told by stages_succeeded.
 stage() {
     "$@" || echo "status $?: $*" >>/run/kdump/failed-stages

@@ -442,8 +442,8 @@ def test_a_file_that_did_not_reach_the_device_stays_incomplete(opened: Environme
     if broken == "dd":
         opened.replace(hook, "set -eu\n", "set -eu\ndd() { return 1; }\n")
     elif broken == "put":
-        put = 'cat >"$directory/$2-incomplete"'
-        opened.replace("/lib/kdump/directory.sh", put, f"{put.replace('cat', 'head -c 3')}; exit 1")
+        put = 'hashed "$2" >"$directory/$2-incomplete"'
+        opened.replace("/lib/kdump/directory.sh", put, 'head -c 3 >"$directory/$2-incomplete"; exit 1')
     source = "/nothing" if broken == "missing" else "/content"
     ended = opened.shell(f"save_file file {source} && echo saved")
     assert "saved" not in ended.output
@@ -689,7 +689,55 @@ def test_the_record_says_what_was_saved(opened: Environment) -> None:
     assert [step["name"] for step in found["steps"]] == ["60-dmesg", "70-vmcore"]
     digest = hashlib.sha256(opened.path("/etc/kdump/manifest.json").read_bytes()).hexdigest()
     assert found["manifest_digest"] == digest
+    # All of it has passed on the way: nothing is read a second time.
+    assert opened.read(DROP_CACHES) == ""
+
+
+def test_what_a_collector_has_written_itself_is_read_back_from_the_device(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile")
+    assert opened.hook("70-vmcore").status == 0
+    vmcore = saved(opened)["vmcore"]
+    assert record(opened)["files"]["vmcore"] == {
+        "bytes": len(vmcore),
+        "sha256": hashlib.sha256(vmcore).hexdigest(),
+    }
     assert opened.read(DROP_CACHES) == "1\n"
+
+
+def test_a_file_that_is_shorter_than_what_was_written_is_not_saved(opened: Environment) -> None:
+    shorten = 'truncate() { head -c 5 "$1" >/cut; cat /cut >"$1"; }\n'
+    opened.write("/content", "content\n")
+    script = f'{shorten}target put file </content; truncate "$(recall dump-directory)/file-incomplete"; commit file'
+    assert opened.shell(script).status == 1
+    assert saved(opened) == {"file-incomplete": b"conte"}
+    assert "is not as long as what was written" in opened.read(LOG)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "accepted"),
+    [
+        (0o755, 0, True),
+        (0o700, 0, True),
+        (0o2755, 0, True),
+        (0o1777, 0, True),
+        (0o3777, 0, True),
+        (0o775, 0, False),
+        (0o757, 0, False),
+        (0o2777, 0, False),
+        (0o777, 0, False),
+        (0o755, 1000, False),
+    ],
+)
+def test_a_directory_that_others_could_have_prepared_is_refused(
+    mode: int, owner: int, *, accepted: bool, environment: Environment
+) -> None:
+    above = environment.directory / "target" / "var"
+    (above / "crash").mkdir(parents=True)
+    os.chown(above, owner, 0)
+    above.chmod(mode)
+    ended = environment.shell("check_owner /target/var/crash")
+    assert ended.status == (0 if accepted else 1)
+    assert ("/target/var may be changed by others than root" in environment.read(LOG)) is not accepted
 
 
 HOSTILE = {

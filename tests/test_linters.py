@@ -17,7 +17,9 @@ from tests.test_golden import GOLDEN
 PROJECT = Path(__file__).parent.parent
 
 # What runs in the capture environment: POSIX sh, `.` of a path that is there only then.
-CAPTURE = sorted([*(PROJECT / "hooks").glob("*.sh"), *(PROJECT / "templates").glob("*.sh")])
+CAPTURE = sorted(
+    path for place in ("hooks", "templates", "contrib/example-hooks") for path in (PROJECT / place).glob("*.sh")
+)
 SHELLS = ("dash", "busybox sh")
 RENDERED_EXCEPTIONS = (
     *("SC1090", "SC1091", "SC2154"),  # settings and library are files of the image
@@ -46,7 +48,9 @@ def scripts() -> list[Path]:
     """Return all shell scripts that run on the machine of a developer or an administrator."""
     places = [PROJECT / name for name in ("tests", "contrib", ".ci")]
     files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
-    return sorted(path for path in files if "golden" not in path.parts and "hosts" not in path.parts and shebang(path))
+    return sorted(
+        path for path in files if path not in CAPTURE and not {"golden", "hosts"} & {*path.parts} and shebang(path)
+    )
 
 
 def name_of(path: Path) -> str:

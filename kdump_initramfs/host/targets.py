@@ -1,5 +1,7 @@
 """Dump targets: from what was configured to the file system, the directory on it and the devices below."""
 
+import os
+import stat
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -8,7 +10,8 @@ from msgspec.structs import replace
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget, Target
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.host import block, content, mounts, share, stack, unseen
+from kdump_initramfs.host import block, content, mounts, share, unseen
+from kdump_initramfs.host import stack as layers
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 
@@ -64,6 +67,8 @@ def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget
         problem = "is no directory" if root.exists(target.path) else "no such directory"
         raise HostError(f"{target.path}: {problem}", hint=f"create it: mkdir -m 0700 -p {target.path}")
     mount = _holder(mounted, resolved, target.path)
+    if not share.is_share(mount):
+        _check_owner(root, resolved, target.path)
     filesystem, devices, carriers = _below_mount(root, mounted, mount, target.path)
     return TargetFacts(
         kind="path",
@@ -73,6 +78,20 @@ def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget
         stack=devices,
         devices=carriers,
     )
+
+
+def _check_owner(root: Root, resolved: str, name: str) -> None:
+    """Refuse a directory that others could put into the place of, or into which they could put what we would follow.
+
+    In one with the sticky bit nobody can move what is root's.
+    """
+    status = os.stat(root.host(resolved))
+    exposed = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+    if exposed or (os.geteuid() == 0 and status.st_uid != 0):
+        raise HostError(
+            f"{name}: may be changed by others than root, and so could a dump in it",
+            hint=f"chown root {name} && chmod go-w {name}",
+        )
 
 
 def _holder(mounted: tuple[mounts.Mount, ...], resolved: str, name: str) -> mounts.Mount:
@@ -95,9 +114,9 @@ def _below_mount(
     if share.is_share(mount):
         filesystem, device = share.read(root, mount, name)
         return filesystem, (device,), (device.name,)
-    numbers = stack.carriers(root, mount, name)
-    devices = stack.read(root, mounted, numbers)
-    return stack.filesystem(mount.fs_type, devices[0], name), devices, _names(devices, numbers)
+    numbers = layers.carriers(root, mount, name)
+    devices = layers.read(root, mounted, numbers)
+    return layers.filesystem(mount.fs_type, devices[0], name), devices, _names(devices, numbers)
 
 
 def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[str, ...]:
@@ -109,19 +128,19 @@ def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[st
 
 def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget) -> TargetFacts:
     numbers: tuple[str, ...] = (block.find(root, target.device),)
-    devices = stack.read(root, mounted, numbers)
+    devices = layers.read(root, mounted, numbers)
     mount = next((mount for mount in mounted if mount.number == numbers[0]), None)
     fs_type = mount.fs_type if mount else devices[0].content_type
     if fs_type == "btrfs":
-        numbers = stack.btrfs_carriers(root, devices[0].name, target.device)
-        devices = stack.read(root, mounted, numbers)
+        numbers = layers.btrfs_carriers(root, devices[0].name, target.device)
+        devices = layers.read(root, mounted, numbers)
     if not fs_type:
         raise HostError(f"{target.device}: no file system that we know is on it", hint="make one, or mount it")
     return TargetFacts(
         kind="disk",
         name=target.device,
         directory=target.path.strip("/"),
-        filesystem=stack.filesystem(fs_type, devices[0], target.device),
+        filesystem=layers.filesystem(fs_type, devices[0], target.device),
         stack=devices,
         devices=_names(devices, numbers),
     )
@@ -129,7 +148,7 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
 
 def _read_raw(root: Root, mounted: tuple[mounts.Mount, ...], target: RawTarget) -> TargetFacts:
     number = block.find(root, target.device)
-    devices = stack.read(root, mounted, [number])
+    devices = layers.read(root, mounted, [number])
     _check_unused(root, mounted, devices[0], target.device)
     return TargetFacts(
         kind="raw", name=target.device, directory="", filesystem=None, stack=devices, devices=(devices[0].name,)
