@@ -2,7 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
+from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase, Text
 
 # Option of makedumpfile(8) for each compression, in the order of preference: lzo is the fastest by far, zlib the
 # slowest, and a machine that dumps is down.
@@ -19,7 +19,12 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
     copy_compression = _copy_compression(config, host)
     dump_level = config.vmcore.dump_level
     return Contribution(
-        binaries=tuple(path for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host)) if path),
+        binaries=tuple(
+            path
+            for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host), _age(config, host))
+            if path
+        ),
+        entries=_recipients(config),
         settings={
             "KDUMP_COLLECTORS": " ".join(collectors),
             "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, dump_level)),
@@ -30,6 +35,8 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
             "KDUMP_STALL_S": str(config.capture.stall_s),
             "KDUMP_COPY_COMPRESSION": copy_compression,
             "KDUMP_ZSTD": _zstd(copy_compression, host),
+            # Encrypts on the way; nothing where the vmcore is not encrypted.
+            "KDUMP_AGE": _age(config, host),
         },
         phase=Phase.SAVE,
         on_failure=OnFailure.STOP,
@@ -89,3 +96,19 @@ def _copy_compression(config: Config, host: HostFacts) -> str:
 
 def _zstd(copy_compression: str, host: HostFacts) -> str:
     return host.tools.zstd if copy_compression == "zstd" else ""
+
+
+def _age(config: Config, host: HostFacts) -> str:
+    if not config.vmcore.encrypt_to:
+        return ""
+    if not host.tools.age:
+        raise HostError("age: no such program, but vmcore.encrypt_to asks for it", hint="install age")
+    return host.tools.age
+
+
+def _recipients(config: Config) -> tuple[Text, ...]:
+    keys = config.vmcore.encrypt_to
+    if not keys:
+        return ()
+    content = "".join(f"{key}\n" for key in keys)
+    return (Text(path="/etc/kdump/recipients", content=content, reason="public keys of vmcore.encrypt_to"),)

@@ -1,16 +1,30 @@
 #!/bin/sh
 # Saves the vmcore, down a ladder of collectors, and leaves the name of the one that won in /run/kdump/collector. In a
-# directory makedumpfile writes its file itself; what other targets get is a stream, which it calls flattened.
+# directory makedumpfile writes its file itself; what other targets get, and what is encrypted on the way, is a stream,
+# which it calls flattened.
 # Called with the name of a collector it runs that one alone: each runs in a session of its own, to be ended when it makes
 # no progress.
 # Settings: KDUMP_COLLECTORS, KDUMP_MAKEDUMPFILE, KDUMP_MAKEDUMPFILE_ARGUMENTS, KDUMP_LEAST_ARGUMENTS,
-# KDUMP_COPY_COMPRESSION, KDUMP_ZSTD, KDUMP_STALL_S.
+# KDUMP_COPY_COMPRESSION, KDUMP_ZSTD, KDUMP_AGE, KDUMP_STALL_S.
 set -eu
 . /lib/kdump/lib.sh
 . /lib/kdump/process.sh
 
 # Names under which a collector may leave something unfinished.
-NAMES='vmcore vmcore.flat vmcore.zst vmcore.gz'
+NAMES='vmcore vmcore.flat vmcore.zst vmcore.gz vmcore.age vmcore.flat.age vmcore.zst.age vmcore.gz.age'
+
+# What an encrypted file ends in.
+SUFFIX=${KDUMP_AGE:+.age}
+
+# put_sealed NAME: puts stdin as a file of that name, encrypted where that was asked for. age tells of an end that came too
+# early: each part of the file is authenticated, and so is that it is the last (https://age-encryption.org/v1).
+put_sealed() {
+    if [ -n "$KDUMP_AGE" ]; then
+        stage "$KDUMP_AGE" --encrypt -R /etc/kdump/recipients | target put "$1.age"
+    else
+        target put "$1"
+    fi
+}
 
 is_directory() {
     [ -e /run/kdump/dump-directory ]
@@ -34,10 +48,10 @@ collect_least() {
 }
 
 dump() {
-    if is_directory; then
+    if is_directory && [ -z "$KDUMP_AGE" ]; then
         write_dump "$(recall dump-directory)/vmcore-incomplete" && commit vmcore
     else
-        put_stream makedumpfile flattened_dump && commit vmcore.flat
+        put_stream makedumpfile flattened_dump && commit "vmcore.flat$SUFFIX"
     fi
 }
 
@@ -57,7 +71,7 @@ put_stream() {
     stage "$2" | {
         dd of=/run/kdump/beginning bs=1 count="${#1}" 2>/dev/null
         cat /run/kdump/beginning -
-    } | target put vmcore.flat || return 1
+    } | put_sealed vmcore.flat || return 1
     stages_succeeded && begins_with /run/kdump/beginning "$1"
 }
 
@@ -87,15 +101,15 @@ all_was_read() {
 }
 
 copy_none() {
-    stage read_core | target put vmcore && all_was_read && commit vmcore
+    stage read_core | put_sealed vmcore && all_was_read && commit "vmcore$SUFFIX"
 }
 
 copy_zstd() {
-    stage read_core | stage "$KDUMP_ZSTD" -q -1 -c | target put vmcore.zst && all_was_read && commit vmcore.zst
+    stage read_core | stage "$KDUMP_ZSTD" -q -1 -c | put_sealed vmcore.zst && all_was_read && commit "vmcore.zst$SUFFIX"
 }
 
 copy_gzip() {
-    stage read_core | stage gzip -1 -c | target put vmcore.gz && all_was_read && commit vmcore.gz
+    stage read_core | stage gzip -1 -c | put_sealed vmcore.gz && all_was_read && commit "vmcore.gz$SUFFIX"
 }
 
 # What a collector left unfinished takes the space that the next one needs, and makedumpfile overwrites nothing.

@@ -147,7 +147,7 @@ def _add_rehearse(verbs: "_Verbs") -> None:
 
 
 def _add_dumps(verbs: "_Verbs") -> None:
-    dumps = verbs.add_parser("dumps", help="list, show and recover saved dumps", allow_abbrev=False)
+    dumps = verbs.add_parser("dumps", help="list, show, recover and decrypt saved dumps", allow_abbrev=False)
     inner = dumps.add_subparsers(metavar="ACTION", required=True)
     listing = _add(inner, "list", commands.dumps_list, "list the saved dumps, oldest first", json=True)
     show = _add(inner, "show", commands.dumps_show, "show one dump", json=True)
@@ -156,5 +156,9 @@ def _add_dumps(verbs: "_Verbs") -> None:
     recover = _add(inner, "recover", commands.dumps_recover, "make dump directories of raw targets", json=True)
     recover.add_argument("device", metavar="DEVICE", nargs="*", help="where from (default: the raw targets)")
     recover.add_argument("--to", metavar="DIR", default="", help="where to (default: the first directory target)")
-    for verb in (listing, show):
+    decrypt = _add(inner, "decrypt", commands.dumps_decrypt, "decrypt the vmcore of a dump")
+    decrypt.add_argument("name", metavar="NAME", nargs="?", default="", help="which (default: the newest)")
+    decrypt.add_argument("--identity", metavar="FILE", required=True, help="the file with the secret key, for age")
+    decrypt.add_argument("--to", metavar="DIR", default="", help="where to (default: beside the encrypted one)")
+    for verb in (listing, show, decrypt):
         verb.add_argument("--dir", metavar="DIR", action="append", default=[], help="look here, not in the targets")

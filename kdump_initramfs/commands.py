@@ -251,6 +251,14 @@ def dumps_recover(args: argparse.Namespace) -> int:
     return 0
 
 
+def dumps_decrypt(args: argparse.Namespace) -> int:
+    from kdump_initramfs.dumps import decrypt, store
+
+    dump = store.choose(store.find(_dump_directories(args)), args.name)
+    print(decrypt.decrypt(dump, args.identity, args.to or dump.path))
+    return 0
+
+
 def _first_directory(config: Config) -> str:
     """Return the first directory for dumps of the configuration, or the default one."""
     return next((target.path for target in config.targets if isinstance(target, PathTarget)), PathTarget().path)

@@ -36,6 +36,13 @@ Device = Annotated[
 PositiveInt = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Size = Annotated[str, Meta(pattern=r"\A[0-9]+[KMGT]?\Z", description='bytes, or a number with K, M, G or T, as "2G"')]
+Recipient = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(age1[0-9a-z]{20,100}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( [^\0\n]*)?)\Z",
+        description="a public key of age: age1…, or a line of an SSH key: ssh-ed25519 …",
+    ),
+]
 Parameter = Annotated[str, Meta(pattern=r"\A[^\0\n]+\Z", description="a word of a kernel command line")]
 FinalAction = Literal["reboot", "poweroff", "halt", "shell"]
 
@@ -109,6 +116,8 @@ class VmcoreSection(_Section, frozen=True, kw_only=True):
     dump_level: Annotated[int, Meta(ge=0, le=31, description="a whole number from 0 to 31")] = 31
     # makedumpfile takes lzo, snappy, zstd or zlib (as far as it was built with them), a plain copy zstd or gzip.
     compression: Literal["auto", "none", "lzo", "snappy", "zlib", "zstd", "gzip"] = "auto"
+    # Public keys that the vmcore is encrypted to, by age(1); none: it is not.
+    encrypt_to: tuple[Recipient, ...] = ()
     # The most that a vmcore may take; "0": what the target has room for.
     size_limit: Size = "0"
 

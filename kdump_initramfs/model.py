@@ -242,6 +242,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     makedumpfile_compressions: tuple[str, ...] = ()
     vmcore_dmesg: str = ""
     zstd: str = ""
+    age: str = ""
     dmsetup: str = ""
     lvm: str = ""
     mdadm: str = ""

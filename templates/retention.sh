@@ -77,7 +77,10 @@ dump_bytes() {
 # remove_dump NAME: takes away the files that we make, and the directory if nothing else is in it.
 remove_dump() {
     log "removing the old dump $1"
-    for _known in vmcore vmcore.gz vmcore.zst vmcore.flat vmcore.flat.zst vmcore-dmesg.txt kexec-dmesg.log dump.json; do
+    for _known in vmcore vmcore.gz vmcore.zst vmcore.flat vmcore.flat.zst; do
+        rm -f "$(parent)/$1/$_known" "$(parent)/$1/$_known.age"
+    done
+    for _known in vmcore-dmesg.txt kexec-dmesg.log dump.json; do
         rm -f "$(parent)/$1/$_known"
     done
     rmdir "$(parent)/$1"

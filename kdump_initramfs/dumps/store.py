@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 RECORD = "dump.json"
 DMESG = "vmcore-dmesg.txt"
 LOG = "kexec-dmesg.log"
-VMCORES = ("vmcore", "vmcore.zst", "vmcore.gz", "vmcore.flat", "vmcore.flat.zst")
+PLAIN_VMCORES = ("vmcore", "vmcore.zst", "vmcore.gz", "vmcore.flat", "vmcore.flat.zst")
+# What was encrypted on the way (vmcore.encrypt_to).
+SEALED = ".age"
+VMCORES = (*PLAIN_VMCORES, *(f"{name}{SEALED}" for name in PLAIN_VMCORES))
 
 # HOST-YYYYMMDDTHHMMSSZ[-N], as the capture environment makes them.
 _NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,3})?")

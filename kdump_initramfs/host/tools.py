@@ -31,6 +31,7 @@ def read(root: Root) -> Tools:
         makedumpfile_compressions=_compressions(root, makedumpfile) if makedumpfile else (),
         vmcore_dmesg=find(root, "vmcore-dmesg"),
         zstd=find(root, "zstd"),
+        age=find(root, "age"),
         dmsetup=find(root, "dmsetup"),
         lvm=find(root, "lvm"),
         mdadm=find(root, "mdadm"),
