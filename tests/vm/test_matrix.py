@@ -26,8 +26,8 @@ pytestmark = pytest.mark.guest
 
 _MIB = 1 << 20
 DISK_MIB = 400
-CORE_MIB = 8
-DEADLINE_S = 100
+CORE_MIB = 2
+DEADLINE_S = 240
 FULL = "KDUMP_TEST_FULL"
 
 # --- targets -----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_whole_dump_is_there_in_the_end(name: str, kind: str, tmp_path: Path, 
         fault.damage(disk)
     image = build(tmp_path, first, fault)
     extra = (*drives(disk, good, fault), *fault.extra)
-    ran = direct.boot(image, core=core, kind="generic", extra=extra, timeout_s=DEADLINE_S + 80)
+    ran = direct.boot(image, core=core, kind="generic", extra=extra, timeout_s=DEADLINE_S + 60)
     assert ran.ended
     if fault.saved_to < 0:
         direct.assert_gave_up(ran)
