@@ -297,6 +297,14 @@ def test_a_collector_that_stalls_ends_with_the_deadline(tmp_path: Path, core: Co
     assert names(on_disk(disk, tmp_path) / STAMP) == {"vmcore-dmesg.txt"}
 
 
+def test_a_device_that_never_comes_is_given_up_at_the_deadline(tmp_path: Path, core: Core) -> None:
+    words = ("capture.device_timeout_s=300", "capture.deadline_s=8", "capture.failure_action=poweroff")
+    ran = boot(make_image(tmp_path, [capture.target(lvm=True), OTHER], *words), [], core, timeout_s=60)
+    assert_gave_up(ran)
+    assert "the deadline of 8 s has passed" in ran.console
+    assert "reboot: Power down" in ran.console
+
+
 @pytest.mark.parametrize(
     ("action", "words"),
     [("reboot", "reboot: Restarting system"), ("poweroff", "reboot: Power down"), ("halt", "reboot: System halted")],

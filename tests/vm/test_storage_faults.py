@@ -106,7 +106,7 @@ PASSED_OVER = """
             printf '[[target]]\\nkind = "path"\\npath = "%s"\\n' "$target" >> /etc/kdump-initramfs/config.toml
         done
         for disk in gone twice; do
-            mkfs.ext4 -q "$DISKS/$disk"
+            mkfs.ext4 -q "$DISKS/$disk" 64M
             mount "$DISKS/$disk" "/srv/$disk"
             blkid -p -s UUID -o value "$DISKS/$disk" > "$REPORT/$disk.uuid"
         done
@@ -115,7 +115,7 @@ PASSED_OVER = """
     }
     before_crash() {
         sync
-        dd if="$DISKS/twice" of="$DISKS/twin" bs=1M conv=sparse
+        dd if="$DISKS/twice" of="$DISKS/twin" bs=1M count=64
     }
     check_storage() {
         for disk in twice twin; do
