@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,6 @@ from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import inspect, record, write
 from kdump_initramfs.model import Dir, Entry, File, Link, Module, Node, Plan, Text
 from tests import command, programs, trees
-
-# System calls that change what is on a file system.
-CHANGING = "write,pwrite64,fsync,fchmod,chmod,rename,unlink,ftruncate,mkdir"
 
 
 @pytest.fixture
@@ -235,45 +231,6 @@ def test_missing_output_directory_is_named(root: Root, tmp_path: Path) -> None:
     assert caught.value.hint == f"create it: mkdir -m 0700 -p {tmp_path}/missing"
 
 
-def test_file_size_limit_leaves_the_old_image(root: Root, old: Path) -> None:
-    before = contents(old.parent)
-    limit = ["sh", "-c", 'ulimit -f 8 && exec "$@"', "sh"]
-    arguments = ["build", "--root", root.directory, "-o", str(old), "--set", "image.compression=none"]
-    said, hint = command.complaint(command.run(*arguments, before=limit))
-    assert said == f"{old}: File too large"
-    assert hint == "what was there before is unchanged"
-    assert contents(old.parent) == before
-
-
-# Mounts a small file system, puts the old image on it, builds there, and copies what is there then to where we see it.
-ON_A_SMALL_DISK = """
-small=$1 saved=$2
-shift 2
-mount -t tmpfs -o size=80k tmpfs "$small" || exit 99
-cp "$saved"/old/* "$small"
-"$@"
-status=$?
-cp -a "$small"/. "$saved"/after
-exit $status
-"""
-
-
-def test_full_disk_leaves_the_old_image(root: Root, old: Path, tmp_path: Path) -> None:
-    programs.need("unshare")
-    small, saved = tmp_path / "small", tmp_path / "saved"
-    small.mkdir()
-    (saved / "after").mkdir(parents=True)
-    os.rename(old.parent, saved / "old")
-    before = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", small, saved]
-    arguments = ["build", "--root", root.directory, "-o", str(small / "crash.img"), "--set", "image.compression=none"]
-    result = command.run(*arguments, before=[str(word) for word in before])
-    if result.returncode == 99 or "unshare" in result.stderr:
-        pytest.skip("no user namespaces with mounts here")
-    said, _ = command.complaint(result)
-    assert said == f"{small}/crash.img: No space left on device"
-    assert contents(saved / "after") == contents(saved / "old")
-
-
 def test_second_build_says_that_there_is_another(root: Root, old: Path) -> None:
     before = contents(old.parent)
     descriptor = os.open(old.parent, os.O_RDONLY)
@@ -292,69 +249,6 @@ def test_what_a_killed_build_left_is_gone_after_the_next(root: Root, output: Pat
     (output.parent / ".other.img.abc123.partial").write_bytes(b"not ours")
     write.write(plan_of(root), root, str(output))
     assert sorted(contents(output.parent)) == [".other.img.abc123.partial", "crash.img", "crash.img.json"]
-
-
-def traced(root: Root, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Build under strace."""
-    arguments = ["build", "-q", "--root", root.directory, "-o", str(output)]
-    return command.run(*arguments, before=["strace", "-f", *options])
-
-
-def changing_calls(root: Root, output: Path, log: Path) -> list[tuple[str, int]]:
-    """Return the changing system calls of a build: name and how many of that name there have been, as strace counts."""
-    assert traced(root, output, "-o", str(log), "-e", f"trace={CHANGING}").returncode == 0
-    names = [match[1] for line in log.read_text().splitlines() if (match := re.match(r"\d+ +(\w+)\(", line))]
-    return [(name, names[: position + 1].count(name)) for position, name in enumerate(names)]
-
-
-def assert_whole(image: Path, root: Root) -> None:
-    """Check that there is a pair of image and record, and nothing that looks like an image and is none."""
-    assert record.read(str(image)).image_sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
-    assert len(list(inspect.members(str(image)))) > 50
-    others = {name for name in contents(image.parent) if name not in ("crash.img", "crash.img.json")}
-    assert all(re.fullmatch(r"\.crash\.img\..*\.partial|crash\.img\.json\.next", name) for name in others), others
-
-
-def saved(image: Path, place: Path) -> Iterator[None]:
-    """Put the directory of an image back into its state of now, again and again."""
-    shutil.copytree(image.parent, place)
-    while True:
-        shutil.rmtree(image.parent)
-        shutil.copytree(place, image.parent)
-        yield
-
-
-def test_build_that_is_killed_anywhere_leaves_a_whole_image(root: Root, old: Path, tmp_path: Path) -> None:
-    programs.need("strace")
-    states = saved(old, tmp_path / "state")
-    next(states)
-    calls = changing_calls(root, old, tmp_path / "log")
-    assert {"write", "fsync", "rename"} <= {name for name, _ in calls}
-    for name, number in calls:
-        next(states)
-        result = traced(root, old, "-o", "/dev/null", "-e", f"inject={name}:signal=KILL:when={number}")
-        assert result.returncode != 0
-        assert_whole(old, root)
-        # And the next one, were it killed before it has replaced anything, as well.
-        traced(root, old, "-o", "/dev/null", "-e", "inject=fchmod:signal=KILL:when=1")
-        assert_whole(old, root)
-
-
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-def test_build_that_fails_anywhere_leaves_a_whole_image_and_says_so(
-    error: str, root: Root, old: Path, tmp_path: Path
-) -> None:
-    programs.need("strace")
-    states = saved(old, tmp_path / "state")
-    next(states)
-    before = contents(old.parent)
-    for name, number in changing_calls(root, old, tmp_path / "log"):
-        next(states)
-        result = traced(root, old, "-o", "/dev/null", "-e", f"inject={name}:error={error}:when={number}")
-        _, hint = command.complaint(result)
-        assert_whole(old, root)
-        assert (contents(old.parent) == before) == (hint == "what was there before is unchanged")
-        assert not [name for name in contents(old.parent) if name.endswith(".partial")]
 
 
 def test_every_prefix_of_a_replacement_leaves_a_pair_that_fits(root: Root, old: Path, tmp_path: Path) -> None:
@@ -377,6 +271,46 @@ def test_every_prefix_of_a_replacement_leaves_a_pair_that_fits(root: Root, old: 
     later = record.read(image).image_sha256
     assert later != earlier.image_sha256
     assert found == [earlier.image_sha256] * 3 + [later] * 2
+
+
+def test_reader_who_is_overtaken_by_a_build_looks_again(root: Root, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_file, plans = record.sha256_of, [plan_of(root)]
+
+    def hash_and_be_overtaken(path: str) -> str:
+        digest = hash_file(path)
+        while plans:
+            write.write(plans.pop(), root, str(old))
+        return digest
+
+    monkeypatch.setattr(record, "sha256_of", hash_and_be_overtaken)
+    found = record.read(str(old))
+    assert found.image_sha256 == hashlib.sha256(old.read_bytes()).hexdigest()
+
+
+def test_reader_looks_for_a_record_where_a_build_has_just_put_it(
+    root: Root, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = Path(record.path_of(str(old))).read_bytes()
+    later = write.write(plan_of(root), root, str(old))
+    following = record.next_path_of(str(old))
+    os.rename(record.path_of(str(old)), following)
+    Path(record.path_of(str(old))).write_bytes(earlier)
+
+    def renamed(image: str) -> str:
+        if os.path.exists(following):
+            os.rename(following, record.path_of(image))
+        return following
+
+    monkeypatch.setattr(record, "next_path_of", renamed)
+    assert record.read(str(old)) == later
+
+
+def test_record_of_a_replacement_that_cannot_be_read_is_left_alone(root: Root, old: Path) -> None:
+    following = Path(record.next_path_of(str(old)))
+    following.symlink_to(following)
+    with pytest.raises(ImageError, match=r"\.json\.next: Too many levels of symbolic links"):
+        write.write(plan_of(root), root, str(old))
+    assert following.is_symlink()
 
 
 def test_image_without_a_fitting_record_is_not_accepted(old: Path) -> None:

@@ -7,6 +7,7 @@ image that is there.
 
 import hashlib
 import os
+from collections.abc import Iterator
 
 import msgspec
 
@@ -26,36 +27,61 @@ def next_path_of(image: str) -> str:
 
 def read(image: str) -> ImageRecord:
     """Return the record that fits the image; ImageError where the image is missing, damaged or not described."""
-    digest = sha256_of(image)
-    record = _read(path_of(image))
-    if record is not None and record.image_sha256 == digest:
-        return record
-    following = _read_next(image)
-    if following is not None and following.image_sha256 == digest:
-        return following
-    if record is not None:
+    digest, previous = sha256_of(image), ""
+    while digest != previous:  # a build may have replaced the image since
+        for record in _records(image):
+            if record is not None and record.image_sha256 == digest:
+                return record
+        digest, previous = sha256_of(image), digest
+    if os.path.lexists(path_of(image)):
         raise ImageError(f"{image}: is not the image that its manifest describes", hint="build it again")
     raise ImageError(f"{path_of(image)}: no such file, so nothing is known of the image", hint="build it again")
 
 
+def _records(image: str) -> Iterator[ImageRecord | None]:
+    """Yield what may be the record of an image: a build may have made the second the first since we looked there."""
+    yield _read(path_of(image))
+    yield _read_next(image)
+    yield _read(path_of(image))
+
+
 def settle(image: str) -> None:
-    """Finish a replacement that was interrupted after the image had been replaced; undo one that did not get so far."""
+    """Finish a replacement that was interrupted after the image had been replaced; undo one that did not get so far.
+
+    A record that cannot be read is left alone, with ImageError: it may be the one that fits.
+    """
     following = _read_next(image)
-    if following is not None and os.path.exists(image) and following.image_sha256 == sha256_of(image):
+    if following is not None and _exists(image) and following.image_sha256 == sha256_of(image):
         os.rename(next_path_of(image), path_of(image))
     elif os.path.lexists(next_path_of(image)):
         os.unlink(next_path_of(image))
 
 
+def _exists(path: str) -> bool:
+    """Tell whether a file is there; other than os.path.exists(), do not take an error for a no."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _read_next(image: str) -> ImageRecord | None:
     """Return the record of a replacement that is going on or was interrupted, as far as it is complete."""
     try:
-        return _read(next_path_of(image))
-    except ImageError:
+        return _decoded(next_path_of(image))
+    except msgspec.DecodeError:
         return None
 
 
 def _read(path: str) -> ImageRecord | None:
+    try:
+        return _decoded(path)
+    except msgspec.DecodeError as error:
+        raise ImageError(f"{path}: {error}", hint="build the image again") from error
+
+
+def _decoded(path: str) -> ImageRecord | None:
     try:
         with open(path, "rb") as stream:
             return msgspec.json.decode(stream.read(), type=ImageRecord)
@@ -63,8 +89,6 @@ def _read(path: str) -> ImageRecord | None:
         return None
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}", hint="run as root") from error
-    except msgspec.DecodeError as error:
-        raise ImageError(f"{path}: {error}", hint="build the image again") from error
 
 
 def sha256_of(path: str) -> str:

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, assert_never
 
 from kdump_initramfs import __version__, durable
@@ -91,13 +91,16 @@ def _partial(output: str) -> Iterator[tuple[str, BinaryIO]]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield path, stream
-    finally:
-        if os.path.lexists(path):
-            _clean_up(output)
+    except BaseException:
+        # The first error is the one to tell of; the next build removes what cannot be removed now.
+        with suppress(OSError, ImageError):
+            os.unlink(path)
+            record.settle(output)
+        raise
 
 
 def _clean_up(output: str) -> None:
-    """Remove what a build that was killed, or that has failed, left beside the image."""
+    """Remove what a build that was killed left beside the image."""
     record.settle(output)
     directory, name = os.path.split(output)
     for each in os.listdir(directory):
