@@ -7,7 +7,8 @@ import hypothesis
 import pytest
 
 from kdump_initramfs.host.root import Root
-from tests import trees
+from tests import saving, trees
+from tests.capture import Environment
 
 Content = str | bytes | Path
 
@@ -54,3 +55,20 @@ def host_root(tmp_path: Path) -> Callable[[str], Root]:
         return Root(str(base))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unpacked_image(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return saving.unpack(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def environment(unpacked_image: Environment, tmp_path: Path) -> Environment:
+    """Return an environment with a vmcore, in which every hook but the target's succeeds."""
+    return saving.prepare(unpacked_image, tmp_path / "root")
+
+
+@pytest.fixture
+def opened(environment: Environment) -> Environment:
+    """Return an environment whose target is open: a directory of the chroot itself."""
+    return saving.open_target(environment)

@@ -1,0 +1,219 @@
+"""The ladder of collectors, the room that they have, and old dumps: the hooks of a real image, in a chroot of it."""
+
+import io
+import os
+
+import pytest
+
+from kdump_initramfs.formats import compression as compression_format
+from tests import capture
+from tests.capture import LOG, VMCORE, Environment
+from tests.saving import LAST, MAKEDUMPFILE, STAMP, dump_directory, record, saved, set_all
+
+pytestmark = pytest.mark.skipif(not capture.can_enter(), reason="needs root that may make namespaces and device nodes")
+
+
+# --- the ladder of collectors ------------------------------------------------------------------------------------
+
+FAILING = {
+    "it exits with 1": f'{LAST}echo half >"$last"; exit 1',
+    "it is killed": f'{LAST}echo "KDUMP   half" >"$last"; kill -9 $$',
+    "it writes nothing": f'{LAST}: >"$last"',
+    "it makes no file": "exit 0",
+    "it writes garbage": f'{LAST}cat /proc/vmcore >"$last"',
+    "it cannot be run": "#",
+}
+
+
+@pytest.mark.parametrize("stub", FAILING.values(), ids=FAILING.keys())
+def test_the_copy_wins_when_makedumpfile_fails(opened: Environment, stub: str) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile copy", KDUMP_COPY_COMPRESSION="none")
+    opened.program(MAKEDUMPFILE, stub)
+    if stub == "#":
+        opened.path(MAKEDUMPFILE).unlink()
+    assert opened.hook("70-vmcore").status == 0
+    assert opened.read("/run/kdump/collector") == "copy\n"
+    assert saved(opened) == {"vmcore": opened.path(VMCORE).read_bytes()}
+    assert "collector makedumpfile failed" in opened.read(LOG)
+
+
+def test_makedumpfile_wins_where_it_succeeds(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile copy", KDUMP_MAKEDUMPFILE_ARGUMENTS="-d 31 --message-level 22")
+    opened.program(MAKEDUMPFILE, f'{LAST}echo "$*" >/arguments; {{ printf \'KDUMP   \'; cat /proc/vmcore; }} >"$last"')
+    assert opened.hook("70-vmcore").status == 0
+    assert opened.read("/run/kdump/collector") == "makedumpfile\n"
+    assert saved(opened) == {"vmcore": b"KDUMP   " + opened.path(VMCORE).read_bytes()}
+    incomplete = f"/target/{dump_directory(opened).name}/vmcore-incomplete"
+    assert opened.read("/arguments") == f"-d 31 --message-level 22 /proc/vmcore {incomplete}\n"
+
+
+def test_what_an_earlier_try_left_does_not_stop_makedumpfile(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile")
+    opened.program(
+        MAKEDUMPFILE, f'{LAST}[ ! -e "$last" ] || {{ echo File exists; exit 1; }}\nprintf \'KDUMP   \' >"$last"'
+    )
+    (dump_directory(opened) / "vmcore-incomplete").write_bytes(b"old")
+    assert opened.hook("70-vmcore").status == 0
+    assert saved(opened) == {"vmcore": b"KDUMP   "}
+
+
+def test_a_kernel_unknown_to_makedumpfile_is_a_warning(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile")
+    said = "The kernel version is not supported."
+    opened.program(MAKEDUMPFILE, f"{LAST}echo '{said}' >&2; printf 'KDUMP   ' >\"$last\"")
+    assert opened.hook("70-vmcore").status == 0
+    assert record(opened)["warnings"] == ["makedumpfile does not know this kernel version"]
+
+
+@pytest.mark.parametrize(("compression", "name"), [("none", "vmcore"), ("gzip", "vmcore.gz"), ("zstd", "vmcore.zst")])
+def test_the_copy_is_the_core_itself(opened: Environment, compression: str, name: str) -> None:
+    set_all(opened, KDUMP_COLLECTORS="copy", KDUMP_COPY_COMPRESSION=compression)
+    assert opened.hook("70-vmcore").status == 0, opened.read(LOG)
+    ((found, content),) = saved(opened).items()
+    assert found == name
+    with compression_format.reader(io.BytesIO(content), name) as unpacked:
+        assert unpacked.read() == opened.path(VMCORE).read_bytes()
+
+
+# A source that ends early looks complete to whoever reads it. The program is replaced by one that reads half.
+TRUNCATING = 'tee() { head -c 1000 /proc/vmcore | command tee "$@"; }'
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_a_copy_of_half_the_core_is_refused(opened: Environment, compression: str) -> None:
+    set_all(opened, KDUMP_COLLECTORS="copy", KDUMP_COPY_COMPRESSION=compression)
+    opened.replace("/lib/kdump/hooks/70-vmcore.sh", "set -eu\n", f"set -eu\n{TRUNCATING}\n")
+    assert opened.hook("70-vmcore").status == 1
+    assert saved(opened) == {}
+    assert "no collector could save the vmcore" in opened.read(LOG)
+
+
+def test_the_log_alone_is_enough_where_that_was_asked_for(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="dmesg")
+    assert opened.hook("70-vmcore").status == 1
+    assert opened.hook("60-dmesg").status == 0
+    assert opened.hook("70-vmcore").status == 0
+
+
+def test_half_a_log_is_not_removed_with_half_a_core(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="dmesg")
+    (dump_directory(opened) / "vmcore-dmesg.txt-incomplete").write_bytes(b"half")
+    assert opened.hook("70-vmcore").status == 1
+    assert saved(opened) == {"vmcore-dmesg.txt-incomplete": b"half"}
+
+
+# --- room and old dumps ------------------------------------------------------------------------------------------
+
+OLD = (f"{capture.HOST}-20200101T000000Z", f"{capture.HOST}-20200101T000000Z-2", f"{capture.HOST}-20200101T000000Z-10")
+NOT_OURS = (
+    *(f"other-{STAMP}", f"{capture.HOST}-x-{STAMP}", f"{capture.HOST}-{STAMP}-1x", f"{capture.HOST}-2020", "precious"),
+    *(f"{capture.HOST}-20190101T000000Z-", f"{capture.HOST}-20190101T000000Zx", f"{capture.HOST}-2019010aT000000Z"),
+)
+
+
+def add_dump(environment: Environment, name: str, *, complete: str = "true", size: int = 8192) -> None:
+    environment.write(f"/target/{name}/dump.json", f'{{\n  "schema": 1,\n  "complete": {complete},\n}}\n')
+    environment.write(f"/target/{name}/vmcore", bytes(size))
+
+
+@pytest.fixture
+def full(opened: Environment) -> Environment:
+    """Return an environment with old dumps of ours, and things that are not ours or not complete."""
+    for name in (*OLD, *NOT_OURS):
+        add_dump(opened, name)
+    add_dump(opened, f"{capture.HOST}-20180101T000000Z", complete="false")
+    add_dump(opened, "elsewhere")
+    opened.path(f"/target/{capture.HOST}-20170101T000000Z").symlink_to("elsewhere")
+    opened.write("/run/kdump/saved", "vmcore\ndump.json\n")
+    opened.write("/run/kdump/collector", "copy\n")
+    return opened
+
+
+def gone(environment: Environment, run: str) -> set[str]:
+    before = {path.name for path in environment.path("/target").iterdir()}
+    step = environment.hook(run.rsplit(maxsplit=1)[-1], before=run.rpartition(" ")[0])
+    assert step.status == 0, environment.read(LOG)
+    return before - {path.name for path in environment.path("/target").iterdir()}
+
+
+@pytest.mark.parametrize(("keep", "removed"), [(0, ()), (1, OLD), (2, OLD[:2]), (3, OLD[:1]), (4, ()), (5, ())])
+def test_as_many_dumps_stay_as_are_to_be_kept(keep: int, removed: tuple[str, ...], full: Environment) -> None:
+    assert gone(full, f"export KDUMP_KEEP={keep} KDUMP_MAX_BYTES=0; 85-retention") == set(removed)
+
+
+@pytest.mark.parametrize(("limit", "removed"), [(1, OLD), (30000, OLD[:1]), (10**9, ())])
+def test_dumps_take_no_more_space_together_than_they_may(
+    limit: int, removed: tuple[str, ...], full: Environment
+) -> None:
+    assert gone(full, f"export KDUMP_KEEP=0 KDUMP_MAX_BYTES={limit}; 85-retention") == set(removed)
+
+
+def test_nothing_is_removed_where_nothing_was_saved(full: Environment) -> None:
+    full.path("/run/kdump/collector").unlink()
+    before = full.files("/target")
+    assert full.hook("85-retention", before="export KDUMP_KEEP=1 KDUMP_MAX_BYTES=0").status == 77
+    assert full.files("/target") == before
+
+
+def test_what_somebody_has_put_into_an_old_dump_stays(full: Environment) -> None:
+    full.write(f"/target/{OLD[0]}/analysis.txt", "work")
+    assert gone(full, "export KDUMP_KEEP=1 KDUMP_MAX_BYTES=0; 85-retention") == set(OLD[1:])
+    assert full.read(f"/target/{OLD[0]}/analysis.txt") == "work"
+
+
+def test_room_is_made_of_the_oldest_but_never_of_the_newest(full: Environment) -> None:
+    assert gone(full, f"export KDUMP_MIN_FREE={1 << 60} KDUMP_SIZE_LIMIT=0; 58-room") == set(OLD[:2])
+
+
+def test_no_room_is_made_where_there_is_enough(full: Environment) -> None:
+    assert gone(full, "export KDUMP_MIN_FREE=1 KDUMP_SIZE_LIMIT=4711; 58-room") == set()
+    assert full.read("/run/kdump/limit-bytes") == "4711\n"
+
+
+def test_reserve_is_not_for_the_vmcore(opened: Environment) -> None:
+    opened.hook("58-room", before="export KDUMP_MIN_FREE=0 KDUMP_SIZE_LIMIT=0")
+    status = os.statvfs(opened.directory)
+    reserve = max(64 << 20, status.f_blocks * status.f_frsize // 100)
+    expected = status.f_bavail * status.f_frsize - reserve
+    assert abs(int(opened.read("/run/kdump/limit-bytes")) - expected) < 1 << 30
+
+
+ROOM = "export KDUMP_COLLECTORS='makedumpfile copy' KDUMP_MAKEDUMPFILE_ARGUMENTS='-d 1' KDUMP_COPY_COMPRESSION=none"
+
+
+def test_what_does_not_fit_is_tried_with_all_left_out_that_can_be(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    opened.program(
+        MAKEDUMPFILE, f'{LAST}printf "KDUMP   " >"$last"; [ "$2" = 31 ] || {{ cat /proc/vmcore >>"$last" || exit 1; }}'
+    )
+    set_all(opened, KDUMP_LEAST_ARGUMENTS="-d 31")
+    opened.hook("70-vmcore", before=ROOM)
+    assert opened.read("/run/kdump/collector") == "least\n"
+    assert saved(opened) == {"vmcore": b"KDUMP   "}
+    assert "collector makedumpfile failed: room" in opened.read(LOG)
+    assert "collector copy" not in opened.read(LOG)
+    found = record(opened)
+    assert found["collector"] == {"name": "makedumpfile", "arguments": "-d 31"}
+
+
+def test_what_cannot_become_smaller_is_not_tried_again(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    opened.program(MAKEDUMPFILE, f'{LAST}cat /proc/vmcore >"$last"')
+    assert opened.hook("70-vmcore", before=f"{ROOM} KDUMP_LEAST_ARGUMENTS=").status == 1
+    assert saved(opened) == {}
+    assert opened.read(LOG).count(" failed: ") == 1
+
+
+def test_copy_that_does_not_fit_is_not_half_of_one(opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", "65536\n")
+    assert opened.hook("70-vmcore", before=f"{ROOM} KDUMP_COLLECTORS=copy KDUMP_LEAST_ARGUMENTS=").status == 1
+    assert saved(opened) == {}
+    assert "collector copy failed: room" in opened.read(LOG)
+
+
+@pytest.mark.parametrize("room", [0, -5000])
+def test_no_collector_is_started_where_there_is_no_room(room: int, opened: Environment) -> None:
+    opened.write("/run/kdump/limit-bytes", f"{room}\n")
+    assert opened.hook("70-vmcore").status == 1
+    assert "no room for a vmcore" in opened.read(LOG)
+    assert opened.hook("60-dmesg").status == 0
