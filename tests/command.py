@@ -11,8 +11,12 @@ PREFIX = "kdump-initramfs: "
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return an environment in which this checkout can be imported, and nothing else is inherited."""
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), **changes}
+    """Return an environment in which this checkout can be imported, and nothing else is inherited.
+
+    No cache of bytecode is written: a process that is broken on purpose would leave half of one in the checkout.
+    """
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**own, **changes}
 
 
 def words(*arguments: str) -> list[str]:
