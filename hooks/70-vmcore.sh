@@ -161,7 +161,7 @@ try() {
     lines=$(wc -l <"$KDUMP_LOG")
     failure=
     status=0
-    watched "$KDUMP_STALL_S" progress sh "/lib/kdump/hooks/70-vmcore.sh" "$1" >>"$KDUMP_LOG" 2>&1 || status=$?
+    watched "$KDUMP_STALL_S" progress sh /lib/kdump/limited.sh /lib/kdump/hooks/70-vmcore.sh "$1" || status=$?
     [ "$status" != 0 ] || return 0
     case $status in
         124) failure=stall ;;

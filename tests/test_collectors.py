@@ -102,6 +102,14 @@ def test_half_a_log_is_not_removed_with_half_a_core(opened: Environment) -> None
     assert saved(opened) == {"vmcore-dmesg.txt-incomplete": b"half"}
 
 
+def test_what_a_collector_says_does_not_fill_the_memory(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="makedumpfile copy")
+    opened.program(MAKEDUMPFILE, "seq 1000000; exit 1")
+    assert opened.hook("70-vmcore").status == 0
+    assert opened.read("/run/kdump/collector") == "copy\n"
+    assert 200_000 < len(opened.read(LOG)) < 300_000
+
+
 # --- room and old dumps ------------------------------------------------------------------------------------------
 
 OLD = (f"{capture.HOST}-20200101T000000Z", f"{capture.HOST}-20200101T000000Z-2", f"{capture.HOST}-20200101T000000Z-10")
