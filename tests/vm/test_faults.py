@@ -292,16 +292,17 @@ def test_a_collector_that_stalls_ends_with_the_deadline(tmp_path: Path, core: Co
     disk = make_disk(tmp_path / "disk")
     ran = boot(image, [qemu.Disk(path=str(disk))], core, timeout_s=60)
     assert_gave_up(ran)
-    assert "the deadline of 8 s has passed" in ran.console
+    # The last target has all of the time that is left.
+    assert re.search(r"target 0 has not come to an end within [0-8] s|the deadline of 8 s has passed", ran.console)
     assert "reboot: Power down" in ran.console
     assert names(on_disk(disk, tmp_path) / STAMP) == {"vmcore-dmesg.txt"}
 
 
-def test_a_device_that_never_comes_is_given_up_at_the_deadline(tmp_path: Path, core: Core) -> None:
+def test_a_device_that_never_comes_is_given_up_within_the_deadline(tmp_path: Path, core: Core) -> None:
     words = ("capture.device_timeout_s=300", "capture.deadline_s=8", "capture.failure_action=poweroff")
     ran = boot(make_image(tmp_path, [capture.target(lvm=True), OTHER], *words), [], core, timeout_s=60)
     assert_gave_up(ran)
-    assert "the deadline of 8 s has passed" in ran.console
+    assert "target 0 has not come to an end within" in ran.console
     assert "reboot: Power down" in ran.console
 
 
