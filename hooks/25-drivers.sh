@@ -55,5 +55,9 @@ watch_devices() {
 }
 
 while load_new; do :; done
-# Its output is its own: whoever has started this script waits for the end of what it says.
-watch_devices >/dev/null 2>&1 &
+# Its output is its own: whoever has started this script waits for the end of what it says. A redirection of the function
+# alone would keep the old output open, to come back to it.
+(
+    exec >/dev/null 2>&1
+    watch_devices
+) &

@@ -177,6 +177,11 @@ def test_a_device_that_appears_later_gets_its_driver_too(generic: Environment) -
     assert loads(generic)[-1] == "sd_mod"
 
 
+def test_looking_for_devices_keeps_nobody_waiting(generic: Environment) -> None:
+    assert generic.shell("run_bounded_hook 25-drivers", timeout_s=15).status == 0
+    assert generic.steps()[-1].status == 0
+
+
 def test_no_driver_is_looked_for_once_a_target_is_open(generic: Environment) -> None:
     disk = "mkdir /sys/devices/disk; echo MODALIAS=scsi:t-0x00 >/sys/devices/disk/uevent"
     assert generic.shell(f"run_hook 25-drivers; run_hook 55-free; {disk}; sleep 3").status == 0
