@@ -1,10 +1,10 @@
-"""What a cut of the power leaves on a disk: made from the log of every write to it, which QEMU's blklogwrites keeps.
+"""What a cut of the power leaves on a disk: made from the log of all writes to it, which QEMU's blklogwrites keeps.
 
 The log has the format of dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst): a superblock, then
 entries, each a sector that describes it and the data. QEMU logs a request when the device has done it. This module is
 run by guests too, and imports nothing but the standard library.
 
-usage: powercut.py BASE LOG COUNT SEED DISK: makes the disk of one cut.
+usage: powercut.py BASE LOG AFTER SEED DISK: makes the disk of one cut.
 """
 
 import errno
@@ -44,13 +44,13 @@ class Entry(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The power goes when the disk has taken so many entries.
+    """The power goes after the first `after` entries.
 
-    With seed 0 it has written all of them, in order. Otherwise it has lost some of what came after the last flush: whole
-    requests where the seed is odd, pieces of requests where it is even.
+    With seed 0 the disk has written all of them, in order. Otherwise it has lost some of those behind the last flush:
+    whole requests where the seed is odd, pieces of requests where it is even.
     """
 
-    count: int
+    after: int
     seed: int
 
 
@@ -103,16 +103,16 @@ class Disks:
 
     def make(self, cut: Cut) -> Path:
         """Make the disk of a cut, which may not come before the last flush of the one before it."""
-        flushed = self._log.flushed(cut.count)
+        flushed = self._log.flushed(cut.after)
         assert flushed >= self._count, f"{cut} is out of order"
         self._write(self._flushed, self._log.entries[self._count : flushed], Cut(flushed, 0))
         self._count = flushed
         copy_sparse(self._flushed, self.path)
-        self._write(self.path, self._log.entries[flushed : cut.count], cut)
+        self._write(self.path, self._log.entries[flushed : cut.after], cut)
         return self.path
 
     def _write(self, path: Path, entries: Sequence[Entry], cut: Cut) -> None:
-        dice = random.Random(f"{cut.count} {cut.seed}")  # noqa: S311 - the same in every run
+        dice = random.Random(f"{cut.after} {cut.seed}")  # noqa: S311 - the same in every run
         lost = dice.choice((0.1, 0.5, 0.9)) if cut.seed else 0
         with path.open("r+b") as disk:
             for entry in entries:
@@ -160,10 +160,10 @@ def _look_at(path: Path) -> dict[str, Any]:
     }
 
 
-def main(base: str, log: str, count: str, seed: str, disk: str) -> None:
+def main(base: str, log: str, after: str, seed: str, disk: str) -> None:
     """Make the disk of one cut."""
     with tempfile.TemporaryDirectory() as place:
-        made = Disks(Log(Path(log)), Path(base), Path(place)).make(Cut(int(count), int(seed)))
+        made = Disks(Log(Path(log)), Path(base), Path(place)).make(Cut(int(after), int(seed)))
         copy_sparse(made, Path(disk))
 
 
