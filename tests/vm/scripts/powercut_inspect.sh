@@ -14,6 +14,8 @@ activation {
     udev_sync = 0
     udev_rules = 0
     monitoring = 0
+    thin_pool_autoextend_threshold = 80
+    thin_pool_autoextend_percent = 20
 }
 END
 modprobe loop

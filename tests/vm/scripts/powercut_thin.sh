@@ -4,7 +4,8 @@ set -eux
 
 disk=/dev/disk/by-id/virtio-data
 mkdir -p /var/crash
-vgcreate thin "$disk"
+# It is for the inspection to activate it, when it chooses.
+vgcreate --setautoactivation n thin "$disk"
 lvcreate --type thin-pool --size 12M --name pool thin
 lvcreate --thin --virtualsize 256M --name volume thin/pool
 mkfs.ext4 -q -J size=4 -U "$(cat uuid)" /dev/thin/volume
