@@ -276,8 +276,8 @@ def test_a_dump_on_a_thin_volume_that_grows_survives_every_cut(tmp_path: Path) -
     base, host = make_thin(tmp_path / "made")
     recording = record(tmp_path, base, host)
     assert last_change(recording.log) > last_change(base)
-    # A pool that was full at the cut is grown first, as dmeventd does where it watches the pool: replaying the journal of
-    # the file system may take new blocks.
+    # A pool that was full at the cut is grown first, as dmeventd does where it watches the pool: to replay the journal
+    # of the file system may take new blocks.
     attach = f"""\
         lvm vgchange --activate y thin
         lvm lvextend --use-policies thin/pool
