@@ -13,7 +13,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from msgspec import Struct
 from kdump_initramfs.dumps import store
 from kdump_initramfs.model import TargetFacts
 from kdump_initramfs.rehearsal import qemu
+from kdump_initramfs.rehearsal.console import OnLine
 from tests import capture
 
 pytestmark = pytest.mark.guest
@@ -89,9 +90,9 @@ def boot(
     kind: capture.KernelKind = "cloud",
     extra: tuple[str, ...] = (),
     timeout_s: float = TIMEOUT_S,
-    until: str = "",
+    on_line: OnLine | None = None,
 ) -> Ran:
-    """Boot the capture image, to its end, or to the first line of the console with `until`."""
+    """Boot the capture image, to its end, or to a line of the console that stop_at() waits for."""
     kernel = capture.release(kind)
     elfcorehdr = f" elfcorehdr={HEADER:#x}" if core else ""
     guest = qemu.Guest(
@@ -106,7 +107,6 @@ def boot(
     log = image.with_suffix(".console")
     ended = False
     with contextlib.suppress(_HeardError):
-        on_line = _stop_at(until) if until else None
         ended = (
             qemu.run(guest, accel="tcg", timeout_s=timeout_s, console_log=str(log), on_line=on_line).ended == "exited"
         )
@@ -117,7 +117,7 @@ class _HeardError(Exception):
     """The guest has said what it was waited for."""
 
 
-def _stop_at(words: str) -> Callable[[str], None]:
+def stop_at(words: str) -> OnLine:
     def hear(line: str) -> None:
         if words in line:
             raise _HeardError
@@ -314,7 +314,7 @@ def test_a_boot_without_a_crash_does_nothing_but_the_failure_action(tmp_path: Pa
     image = make_image(tmp_path, [capture.target()], f"capture.failure_action={action}")
     disk = make_disk(tmp_path / "disk")
     before = digest(disk)
-    ran = boot(image, [qemu.Disk(path=str(disk))], until=words if action == "halt" else "")
+    ran = boot(image, [qemu.Disk(path=str(disk))], on_line=stop_at(words) if action == "halt" else None)
     assert "there is nothing to save" in ran.console
     assert words in ran.console
     assert ran.ended is (action != "halt")
