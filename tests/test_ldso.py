@@ -476,9 +476,9 @@ def test_every_program_of_this_machine_needs_what_ldd_says(tmp_path: Path) -> No
         ours = {binary: {os.path.realpath(path) for path in ldso.closure(root, [binary]).files} for binary in binaries}
     theirs = parse_ldd(output.read_text())
     # What ldd calls static may name a loader all the same (Go links such programs), without which it does not start.
-    for binary in ours:
-        if not theirs[binary] and len(ours[binary]) == 1:
-            ours[binary] = set()
+    for binary, paths in ours.items():
+        if not theirs[binary] and len(paths) == 1:
+            paths.clear()
     # ldd sees headers alone.
     later = {name for names in ldso.OPENED_LATER.values() for name in names}
     for paths in (*ours.values(), *theirs.values()):
