@@ -189,7 +189,7 @@ def test_a_read_only_disk_is_passed_over(tmp_path: Path, core: Core) -> None:
     locked, good = make_disk(tmp_path / "locked", uuid=capture.OTHER_FS_UUID), make_disk(tmp_path / "good")
     before = digest(locked)
     ran = boot(image, [qemu.Disk(path=str(locked), readonly=True), qemu.Disk(path=str(good))], core)
-    assert "vda could only be mounted read-only" in ran.console
+    assert f"file system UUID {capture.OTHER_FS_UUID} could only be mounted read-only" in ran.console
     assert "target 0 failed" in ran.console
     assert "saved to target 1" in ran.console
     assert digest(locked) == before
