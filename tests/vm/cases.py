@@ -315,9 +315,15 @@ CASES = {
                 grep active "$lower/array_state"
             }
             open_storage() {
+                modprobe md_mod
                 echo 1 > /sys/module/md_mod/parameters/start_dirty_degraded
-                mdadm --run /dev/md/lower-one || mdadm --run "$(realpath /dev/disk/by-id/md-name-*lower-one)"
+                # Whatever the distribution has begun with; then the lower ones, then the upper one.
+                mdadm --stop --scan || true
+                mdadm --assemble --scan --run || true
                 udevadm settle
+                mdadm --assemble --scan --run || true
+                udevadm settle
+                cat /proc/mdstat
                 mount /var/crash
             }
         """,
