@@ -156,22 +156,22 @@ def test_a_dump_is_saved_in_a_file_behind_a_loop_device(tmp_path: Path) -> None:
 EXAMPLE = Path(__file__).parent.parent.parent / "contrib" / "example-hooks"
 LINEAR = """
     make_linear() {
-        dmsetup create "only here" --uuid LINEAR-here --table "0 $(blockdev --getsz "$1") linear $1 0"
+        dmsetup create "only+here-too" --uuid LINEAR-here --table "0 $(blockdev --getsz "$1") linear $1 0"
         udevadm settle
     }
     make_storage() {
         partition=$(one_partition data)
         make_linear "$partition"
-        mkfs.ext4 -q "/dev/mapper/only here"
+        mkfs.ext4 -q "/dev/mapper/only+here-too"
         mkdir -p /var/crash
-        mount "/dev/mapper/only here" /var/crash
+        mount "/dev/mapper/only+here-too" /var/crash
         fails kdump-initramfs plan 2> "$REPORT/refusal"
         mkdir -p /etc/kdump-initramfs/hooks
         cp 36-linear.* /etc/kdump-initramfs/hooks
     }
     open_storage() {
         make_linear "$(lsblk -nrpo NAME,TYPE "$(readlink -f "$DISKS/data")" | sed -n 's/ part$//p')"
-        mount "/dev/mapper/only here" /var/crash
+        mount "/dev/mapper/only+here-too" /var/crash
     }
 """
 
