@@ -8,6 +8,8 @@ set -eu
 . /lib/kdump/devices.sh
 
 UNIT=65536
+# What the logs and the record may need behind the vmcore.
+RESERVE_BYTES=4194304
 
 units_of() {
     echo $((($1 + UNIT - 1) / UNIT))
@@ -50,21 +52,35 @@ open_target() {
     remember raw-id "$(cat /proc/sys/kernel/random/uuid)"
     remember raw-name "$(dump_name)"
     remember raw-next 1
+    remember free-bytes $(($(cat "/sys/class/block/$names/size") * 512 - RESERVE_BYTES))
     write_head writing || die "$names takes no write"
     echo 1 >/proc/sys/vm/drop_caches
     # Behind the first line and "id ".
     [ "$(device_bytes "$names" 15 36)" = "$(recall raw-id)" ] || die "$names does not return what was written"
 }
 
+# limited_to_room NAME: prints the option of dd that keeps the vmcore within its room.
+limited_to_room() {
+    case $1 in
+        vmcore | vmcore.*) [ ! -e /run/kdump/limit-bytes ] || echo "count=$(($(recall limit-bytes) / UNIT))" ;;
+    esac
+}
+
 # A file: a unit that tells of it, written when it is complete, then its data.
 put_file() {
     rm -f /run/kdump/raw-failed
+    _data=$(($(recall raw-next) + 1))
+    _count=$(limited_to_room "$1")
+    exec 3<>"$device"
+    # shellcheck disable=SC2086  # an option, or none
     { hashed "$1" || echo >/run/kdump/raw-failed; } |
-        dd of="$device" bs="$UNIT" seek=$(($(recall raw-next) + 1)) conv=notrunc,fsync 2>/run/kdump/raw-said || {
+        dd bs="$UNIT" iflag=fullblock seek="$_data" $_count conv=notrunc,fsync >&3 2>/run/kdump/raw-said || {
         log "$(recall raw-said)"
         return 1
     }
-    [ ! -e /run/kdump/raw-failed ]
+    _bytes=$(($(position 3) - _data * UNIT))
+    [ "count=$((_bytes / UNIT))" != "$_count" ] || die "no room for more of $1 than $_bytes bytes"
+    [ ! -e /run/kdump/raw-failed ] && passed "$1" "$_bytes"
 }
 
 commit_file() {

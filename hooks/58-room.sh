@@ -1,11 +1,10 @@
 #!/bin/sh
 # Makes room for the dump, where retention.min_free says so, and remembers how large the vmcore may become. The newest dump
-# that is there stays, whatever happens: this one is not saved yet.
+# that is there stays, whatever happens: this one is not saved yet. A target that is no directory says what it can take.
 # Settings: KDUMP_MIN_FREE, KDUMP_SIZE_LIMIT (bytes), KDUMP_HOST.
 set -eu
 . /lib/kdump/lib.sh
 . /lib/kdump/retention.sh
-[ -e /run/kdump/dump-directory ] || exit 77
 
 make_room() {
     _old=$(own_dumps)
@@ -17,6 +16,14 @@ make_room() {
     done
 }
 
-[ "$KDUMP_MIN_FREE" -eq 0 ] || make_room
-remember limit-bytes "$(room_bytes "$KDUMP_SIZE_LIMIT")"
+if [ -e /run/kdump/dump-directory ]; then
+    [ "$KDUMP_MIN_FREE" -eq 0 ] || make_room
+    room=$(room_bytes)
+else
+    room=$(recall free-bytes)
+fi
+if [ "$KDUMP_SIZE_LIMIT" -gt 0 ] && [ "$KDUMP_SIZE_LIMIT" -lt "$room" ]; then
+    room=$KDUMP_SIZE_LIMIT
+fi
+remember limit-bytes "$room"
 log "room for a vmcore of $(recall limit-bytes) bytes"

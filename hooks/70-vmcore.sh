@@ -84,15 +84,11 @@ collect_copy() {
     "copy_$KDUMP_COPY_COMPRESSION"
 }
 
-# Reads the core, and counts what it has read.
+# Reads the core, and notes how much of it.
 read_core() {
-    rm -f /run/kdump/read /run/kdump/pipe
-    mkfifo /run/kdump/pipe
-    wc -c </run/kdump/pipe >/run/kdump/read &
-    _status=0
-    tee /run/kdump/pipe </proc/vmcore || _status=$?
-    wait $!
-    return "$_status"
+    rm -f /run/kdump/read
+    exec 3</proc/vmcore
+    dd bs=65536 <&3 && position 3 >/run/kdump/read
 }
 
 # all_was_read: a source that ends early looks complete to whoever reads it.
@@ -120,13 +116,15 @@ remove_unfinished() {
     done
 }
 
-# Prints how far a collector has come: the size of its file, or what has gone into its pipe.
+# progress PID...: prints how far a collector has come: the size of its file, or what its processes have written (proc(5),
+# /proc/PID/io).
 progress() {
     if is_directory; then
         stat -c %s "$(recall dump-directory)"/*-incomplete 2>/dev/null || :
     else
-        # What each of its processes has written (proc(5), /proc/PID/io).
-        cat /proc/[0-9]*/io 2>/dev/null | sed -n 's/^wchar: //p'
+        for pid in "$@"; do
+            sed -n 's/^wchar: //p' "/proc/$pid/io" 2>/dev/null || :
+        done
     fi
 }
 
@@ -176,7 +174,7 @@ if [ $# -gt 0 ]; then
     "collect_$1"
     exit
 fi
-if is_directory && [ "$(recall limit-bytes)" -le 0 ] && [ "$KDUMP_COLLECTORS" != dmesg ]; then
+if [ "$KDUMP_COLLECTORS" != dmesg ] && [ -e /run/kdump/limit-bytes ] && [ "$(recall limit-bytes)" -le 0 ]; then
     die "no room for a vmcore: $(recall limit-bytes) bytes beyond what must stay free"
 fi
 tried=' '

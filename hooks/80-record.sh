@@ -41,12 +41,16 @@ arguments() {
     esac
 }
 
-# Prints "NAME": {"bytes": N, "sha256": "…"} for every file that was saved.
+# Prints "NAME": {"bytes": N, "sha256": "…"} for every file that was saved. A log that is lost is no reason to say nothing
+# of the core.
 files() {
     [ -e /run/kdump/saved ] || return 0
     _comma=
     while read -r _name; do
-        _digest=$(target digest "$_name") || return 1
+        _digest=$(target digest "$_name") || case $_name in
+            vmcore | vmcore.*) return 1 ;;
+            *) continue ;;
+        esac
         printf '%s\n    %s: {"bytes": %s, "sha256": "%s"}' \
             "$_comma" "$(string "$_name")" "${_digest% *}" "${_digest#* }"
         _comma=,

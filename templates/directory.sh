@@ -54,6 +54,13 @@ open_directory() {
     check_write "$(recall dump-directory)"
 }
 
+put_file() {
+    # The log and the record may take of the reserve.
+    case $1 in vmcore | vmcore.*) limit_size ;; esac
+    exec 3>"$directory/$1-incomplete"
+    hashed "$1" >&3 && passed "$1" "$(position 3)"
+}
+
 # directory_verb VERB [NAME]: what a driver answers to every verb but `open`.
 directory_verb() {
     if [ "$1" = close ]; then
@@ -64,11 +71,7 @@ directory_verb() {
     # Not within a redirection: where that fails, `set -e` does not see it, and the file would land in memory.
     directory=$(recall dump-directory)
     case $1 in
-        put)
-            # The log and the record may take of the reserve.
-            case $2 in vmcore | vmcore.*) limit_size ;; esac
-            hashed "$2" >"$directory/$2-incomplete"
-            ;;
+        put) put_file "$2" ;;
         drop) rm -f "$directory/$2-incomplete" ;;
         commit)
             # fsync of the file itself: sync(2) and syncfs(2) do not tell of an error of the device.
@@ -82,6 +85,7 @@ directory_verb() {
             ;;
         digest)
             # What a collector has written itself has passed nowhere: it is read back from the device.
+            [ -e "$directory/$2" ] || die "$2 is not there any more"
             if digest_of "$2"; then
                 return
             fi

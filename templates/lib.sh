@@ -253,22 +253,30 @@ is_saved() {
     grep -qxF "$1" /run/kdump/saved 2>/dev/null
 }
 
-# hashed NAME: passes stdin on, and notes how many bytes it was and their sha256, as `digest_of` prints them then.
+# position DESCRIPTOR: prints how far this file has been read or written by those who share the descriptor (proc(5),
+# /proc/PID/fdinfo).
+position() {
+    sed -n 's/^pos:[^0-9]*//p' "/proc/self/fdinfo/$1"
+}
+
+# hashed NAME: passes stdin on, and sums it up on the way; whoever knows then how many bytes it was says `passed`.
 hashed() {
     mkdir -p /run/kdump/digests
     _note="/run/kdump/digests/$1"
-    rm -f "$_note" "$_note.bytes" "$_note.sha256" "$_note.pipe" "$_note.count"
-    mkfifo "$_note.pipe" "$_note.count"
+    rm -f "$_note" "$_note.sha256" "$_note.pipe"
+    mkfifo "$_note.pipe"
     sha256sum <"$_note.pipe" >"$_note.sha256" &
     _summing=$!
-    wc -c <"$_note.count" >"$_note.bytes" &
-    _counting=$!
-    _passed=0
-    tee "$_note.pipe" "$_note.count" || _passed=$?
+    _through=0
+    tee "$_note.pipe" || _through=$?
     wait "$_summing"
-    wait "$_counting"
-    [ "$_passed" != 0 ] || echo "$(cat "$_note.bytes") $(cut -d ' ' -f 1 "$_note.sha256")" >"$_note"
-    return "$_passed"
+    return "$_through"
+}
+
+# passed NAME BYTES: notes what `digest_of` prints.
+passed() {
+    _note="/run/kdump/digests/$1"
+    echo "$2 $(cut -d ' ' -f 1 "$_note.sha256")" >"$_note"
 }
 
 # digest_of NAME: prints bytes and sha256 of what has passed as NAME; nothing, and fails, where that did not pass here.

@@ -52,23 +52,26 @@ end_sessions() {
     done
 }
 
-# cpu_ticks SESSION: prints the CPU time of all processes of a session (proc(5), /proc/PID/stat).
-cpu_ticks() {
-    _ticks=0
+# survey SESSION: sets _pids to the processes of a session, and _ticks to the CPU time that they have used (proc(5),
+# /proc/PID/stat).
+survey() {
+    _ticks=0 _pids=
     _of=$1
     for _stat in /proc/[0-9]*/stat; do
         read -r _line 2>/dev/null <"$_stat" || continue
         # Behind the name, which may have brackets and spaces: state, parent, group, session, …, utime and stime.
         # shellcheck disable=SC2086  # words
         set -- ${_line##*) }
-        [ "$4" != "$_of" ] || _ticks=$((_ticks + ${12} + ${13} + ${14} + ${15}))
+        [ "$4" = "$_of" ] || continue
+        _ticks=$((_ticks + ${12} + ${13} + ${14} + ${15}))
+        _stat=${_stat%/stat}
+        _pids="$_pids ${_stat##*/}"
     done
-    echo "$_ticks"
 }
 
 # watched SECONDS SIZE COMMAND...: runs a command in a session of its own, and ends it when nothing has come of it for that
-# long: SIZE is a command that prints how far it has come, and it has hardly used the CPU. Returns its status, or 124 where
-# it was ended, or 125 where it could not even be ended.
+# long: SIZE is a command that prints how far it has come, given its processes, and it has hardly used the CPU. Returns its
+# status, or 124 where it was ended, or 125 where it could not even be ended.
 watched() {
     _stall=$1
     _size_of=$2
@@ -79,11 +82,12 @@ watched() {
     _size='' _cpu=0 _since=$(uptime_cs)
     while is_running "$_session"; do
         _now=$(uptime_cs)
-        _size_now=$("$_size_of")
-        _cpu_now=$(cpu_ticks "$_session")
+        survey "$_session"
+        # shellcheck disable=SC2086  # words
+        _size_now=$("$_size_of" $_pids)
         # Five of a hundred ticks a second are more than what waits needs.
-        if [ "$_size_now" != "$_size" ] || [ $((_cpu_now - _cpu)) -gt $(((_now - _since) / 20 + 2)) ]; then
-            _size=$_size_now _cpu=$_cpu_now _since=$_now
+        if [ "$_size_now" != "$_size" ] || [ $((_ticks - _cpu)) -gt $(((_now - _since) / 20 + 2)) ]; then
+            _size=$_size_now _cpu=$_ticks _since=$_now
         elif [ $((_now - _since)) -ge $((_stall * 100)) ]; then
             end_sessions "$_session"
             ! is_running "$_session" || return 125

@@ -23,15 +23,11 @@ total_bytes() {
     echo $(($1 * $2))
 }
 
-# room_bytes LIMIT: prints how large a vmcore may become: what is free beyond the reserve, and no more than the limit (0: none).
+# room_bytes: prints how large a vmcore may become: what is free beyond the reserve.
 room_bytes() {
     _reserve=$(($(total_bytes) / 100))
     [ "$_reserve" -gt "$RESERVE_BYTES" ] || _reserve=$RESERVE_BYTES
-    _room=$(($(free_bytes) - _reserve))
-    if [ "$1" -gt 0 ] && [ "$1" -lt "$_room" ]; then
-        _room=$1
-    fi
-    echo "$_room"
+    echo $(($(free_bytes) - _reserve))
 }
 
 _digit='[0-9]'

@@ -8,6 +8,7 @@ _BUILTINS = {
     "break",
     "continue",
     "echo",
+    "exec",
     "exit",
     "export",
     "printf",

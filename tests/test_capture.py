@@ -384,8 +384,8 @@ def test_a_file_that_did_not_reach_the_device_stays_incomplete(opened: Environme
     if broken == "dd":
         opened.replace(hook, "set -eu\n", "set -eu\ndd() { return 1; }\n")
     elif broken == "put":
-        put = 'hashed "$2" >"$directory/$2-incomplete"'
-        opened.replace("/lib/kdump/directory.sh", put, 'head -c 3 >"$directory/$2-incomplete"; exit 1')
+        put = 'hashed "$1" >&3'
+        opened.replace("/lib/kdump/directory.sh", put, "{ head -c 3 >&3; exit 1; }")
     source = "/nothing" if broken == "missing" else "/content"
     ended = opened.shell(f"save_file file {source} && echo saved")
     assert "saved" not in ended.output

@@ -76,7 +76,7 @@ def test_the_copy_is_the_core_itself(opened: Environment, compression: str, name
 
 
 # A source that ends early looks complete to whoever reads it. The program is replaced by one that reads half.
-TRUNCATING = 'tee() { head -c 1000 /proc/vmcore | command tee "$@"; }'
+TRUNCATING = "dd() { head -c 1000; }"
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
@@ -86,6 +86,63 @@ def test_a_copy_of_half_the_core_is_refused(opened: Environment, compression: st
     assert opened.hook("70-vmcore").status == 1
     assert saved(opened) == {}
     assert "no collector could save the vmcore" in opened.read(LOG)
+
+
+# A target that is no directory. As the guard does beside it, others write all the time.
+STREAMS = """\
+case $1 in
+    put) hashed "$2" >"/stream/$2"; passed "$2" "$(stat -c %s "/stream/$2")" ;;
+    drop) rm -f "/stream/$2" ;;
+    *) : ;;
+esac
+"""
+BUSY_BESIDE = "while :; do echo; sleep 0.1; done >/beside & "
+
+
+@pytest.fixture
+def streaming(opened: Environment) -> Environment:
+    opened.write("/lib/kdump/hooks/99-stream.sh", f". /lib/kdump/lib.sh\n{STREAMS}")
+    opened.path("/stream").mkdir()
+    # The processes of the chroot are not at /proc there.
+    library = "/lib/kdump/process.sh"
+    opened.write(library, opened.read(library).replace("/proc/", "/.proc/"))
+    opened.replace("/lib/kdump/hooks/70-vmcore.sh", "/proc/$pid/io", "/.proc/$pid/io")
+    opened.path("/run/kdump/dump-directory").unlink()
+    set_all(opened, KDUMP_TARGET_HOOK="99-stream", KDUMP_STALL_S="3")
+    return opened
+
+
+def test_a_stream_that_stalls_is_ended(streaming: Environment) -> None:
+    set_all(streaming, KDUMP_COLLECTORS="makedumpfile copy", KDUMP_COPY_COMPRESSION="none")
+    streaming.program(MAKEDUMPFILE, "printf makedumpfile; sleep 1000")
+    assert streaming.hook("70-vmcore", before=BUSY_BESIDE).status == 0, streaming.read(LOG)
+    assert "collector makedumpfile failed: stall" in streaming.read(LOG)
+    assert {name: file.read_bytes() for name, file in streaming.files("/stream").items()} == {
+        "vmcore": streaming.path(VMCORE).read_bytes()
+    }
+
+
+def test_a_stream_may_take_its_time(streaming: Environment) -> None:
+    set_all(streaming, KDUMP_COLLECTORS="makedumpfile")
+    streaming.program(MAKEDUMPFILE, "printf makedumpfile; for i in 1 2 3 4 5 6; do sleep 1; printf more; done")
+    assert streaming.hook("70-vmcore").status == 0, streaming.read(LOG)
+    assert streaming.files("/stream")["vmcore.flat"].read_bytes() == b"makedumpfile" + b"more" * 6
+
+
+def test_a_log_that_was_lost_is_not_in_the_record(opened: Environment) -> None:
+    assert opened.hook("60-dmesg").status == 0
+    set_all(opened, KDUMP_COLLECTORS="copy", KDUMP_COPY_COMPRESSION="none")
+    assert opened.hook("70-vmcore").status == 0
+    (dump_directory(opened) / "vmcore-dmesg.txt").unlink()
+    assert record(opened)["files"].keys() == {"vmcore", "kexec-dmesg.log"}
+
+
+def test_a_core_that_was_lost_is_not_recorded(opened: Environment) -> None:
+    set_all(opened, KDUMP_COLLECTORS="copy", KDUMP_COPY_COMPRESSION="none")
+    assert opened.hook("70-vmcore").status == 0
+    (dump_directory(opened) / "vmcore").unlink()
+    assert opened.hook("80-record").status != 0
+    assert "dump.json" not in saved(opened)
 
 
 def test_the_log_alone_is_enough_where_that_was_asked_for(opened: Environment) -> None:

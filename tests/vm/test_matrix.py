@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import Struct
 
@@ -122,8 +123,8 @@ FAULTS: dict[str, Fault] = {
         },
     ),
 }
-# The log is not there where the hook that saves it is the fault.
-WITHOUT_LOG = {"hook-fails", "hook-hangs"}
+# The log is not there where the hook that saves it is the fault, or where it is taken away again.
+WITHOUT_LOG = {"hook-fails", "hook-hangs", "collector-removes-all"}
 # A few of each: every fault once, every target several times.
 EVERY_TIME = {
     *zip(FAULTS, [kind for _ in FAULTS for kind in TARGETS], strict=False),
@@ -138,7 +139,8 @@ def pairs() -> list[tuple[str, str]]:
 
 # --- the run -----------------------------------------------------------------------------------------------------
 
-# What is on the target when the record is saved, as the device returns it: modes, and the memory in the core.
+# What is on the target when the record is saved, as the device returns it: all that the record tells of, and the memory
+# in the core.
 CHECK = r"""
 check_saved() {
     [ -e /run/kdump/dump-directory ] || return 0
@@ -147,11 +149,19 @@ check_saved() {
     for _file in . *; do
         log "check mode $(stat -c '%u %a' "$_file") $_file"
     done
+    for _file in *; do
+        log "check file $(stat -c %s "$_file") $(sha256sum "$_file")"
+    done
+    log "check record $(tr -d '\n' <dump.json)"
     [ ! -e vmcore.gz ] || log "check memory $(gzip -dc vmcore.gz | tail -c SIZE | sha256sum)"
     [ ! -e vmcore-dmesg.txt ] || log "check log $(cat vmcore-dmesg.txt)"
 }
 check_saved
 """
+
+
+FILE_LINE = re.compile(r"check file (\d+) ([0-9a-f]{64})  (\S+)")
+RECORD_LINE = re.compile(r"check record (\{.*\})")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +208,7 @@ def test_a_whole_dump_is_there_in_the_end(name: str, kind: str, tmp_path: Path, 
     else:
         assert f"saved to target {fault.saved_to}" in ran.console
     assert_nobody_else_can_read(ran)
+    assert_recorded_as_it_is(ran)
     if name not in WITHOUT_LOG and kind != "raw":
         assert "check log a log" in ran.console
     if fault.saved_to == 0 and kind == "raw":
@@ -210,6 +221,18 @@ def test_a_whole_dump_is_there_in_the_end(name: str, kind: str, tmp_path: Path, 
 def assert_nobody_else_can_read(ran: direct.Ran) -> None:
     modes = re.findall(r"check mode (\d+) (\d+) (\S+)", ran.console)
     assert all(owner == "0" and mode.endswith("00") for owner, mode, _ in modes), modes
+
+
+def assert_recorded_as_it_is(ran: direct.Ran) -> None:
+    """The record lists every file but itself, with its size and sha256."""
+    found = {name: (int(size), digest) for size, digest, name in FILE_LINE.findall(ran.console)}
+    found.pop("dump.json", None)
+    listed = {
+        name: (file.bytes, file.sha256)
+        for record in RECORD_LINE.findall(ran.console)
+        for name, file in msgspec.json.decode(record, type=store.DumpRecord).files.items()
+    }
+    assert listed == found
 
 
 def assert_recovered(disk: Path, directory: Path, core: direct.Core) -> None:
