@@ -42,7 +42,7 @@ def _read_target(root: Root, mounted: _Mounts, target: Target, *, generic: bool)
         case PathTarget():
             return unseen.path(root, target) if mounted is None else _read_path(root, mounted, target)
         case DiskTarget() | RawTarget() if generic and (mounted is None or not _is_there(root, target.device)):
-            return unseen.disk(target) if isinstance(target, DiskTarget) else unseen.raw(target)
+            return unseen.disk(root, target) if isinstance(target, DiskTarget) else unseen.raw(target)
         case DiskTarget():
             return _read_disk(root, mounted or (), target)
         case RawTarget():

@@ -3,7 +3,7 @@
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.host import fstab
+from kdump_initramfs.host import fstab, unseen_lvm
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 
@@ -15,8 +15,10 @@ _KEYS = ("UUID", "LABEL", "PARTUUID")
 _NAMED_BY = "a name tells nothing of another machine"
 
 
-def disk(target: DiskTarget) -> TargetFacts:
-    """Return the facts of a file system that is named by its UUID, label or partition, and cannot be looked at."""
+def disk(root: Root, target: DiskTarget) -> TargetFacts:
+    """Return the facts of a file system that is named by its UUID, label, partition or volume, and cannot be seen."""
+    if target.fs_type and (volume := unseen_lvm.stack(root, target.device, target.device)):
+        return _on(volume, "disk", target.device, target.path.strip("/"), target.fs_type)
     if target.device.partition("=")[0] not in _KEYS:
         raise HostError(
             f"{target.device}: no such block device, and {_NAMED_BY}", hint=f"name the file system by {_BY_UUID}"
@@ -50,19 +52,23 @@ def path(root: Root, target: PathTarget) -> TargetFacts:
             )
         below = place[len(entry.mount_point) :]
         if not {"bind", "rbind"} & set(entry.options):
-            return _of_entry(target, entry, below)
+            return _of_entry(root, target, entry, below)
         place = root.resolve(entry.spec + below)
     raise HostError(f"{target.path}: more than {_MAX_BINDS} bind mounts in /etc/fstab", hint="mend /etc/fstab")
 
 
-def _of_entry(target: PathTarget, entry: fstab.Entry, below: str) -> TargetFacts:
+def _of_entry(root: Root, target: PathTarget, entry: fstab.Entry, below: str) -> TargetFacts:
     spec = _spec(entry.spec)
-    if not spec or not superblock.layouts(entry.fs_type):
-        raise HostError(
-            f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
-            hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
-        )
-    return _facts("path", target.path, f"{_subvolume(entry)}{below}".strip("/"), spec, entry.fs_type)
+    directory = f"{_subvolume(entry)}{below}".strip("/")
+    if superblock.layouts(entry.fs_type):
+        if spec:
+            return _facts("path", target.path, directory, spec, entry.fs_type)
+        if volume := unseen_lvm.stack(root, target.path, entry.spec):
+            return _on(volume, "path", target.path, directory, entry.fs_type)
+    raise HostError(
+        f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
+        hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
+    )
 
 
 # Links of udev that say what UUID= and the like say.
@@ -107,6 +113,18 @@ def _facts(kind: str, name: str, directory: str, spec: str, fs_type: str) -> Tar
     )
     return TargetFacts(
         kind=kind, name=name, directory=directory, filesystem=filesystem, stack=(device,), devices=(device.name,)
+    )
+
+
+def _on(volume: tuple[BlockDevice, ...], kind: str, name: str, directory: str, fs_type: str) -> TargetFacts:
+    """Return the facts of a file system on a logical volume, which dm/uuid tells from all others."""
+    return TargetFacts(
+        kind=kind,
+        name=name,
+        directory=directory,
+        filesystem=Filesystem(type=fs_type, uuid=""),
+        stack=volume,
+        devices=(volume[0].name,),
     )
 
 

@@ -270,6 +270,29 @@ CASES = {
             }
         """,
     ),
+    "lvm-thin-named-in-fstab-of-another-root": Case(
+        # What an installer leaves: a root that does not run, and a name in its fstab that tells nothing of a device.
+        script="""
+            root=/mnt/root
+            make_storage() {
+                vgcreate the-installed "$DISKS/data"
+                lvcreate --type thin-pool --size 480M --name pool the-installed
+                lvcreate --thin --virtualsize 470M --name var--crash the-installed/pool
+                mkfs.ext4 -q /dev/the-installed/var--crash
+                mkdir -p /var/crash "$root"
+                echo '/dev/mapper/the--installed-var----crash /var/crash ext4 noauto,defaults 0 0' >> /etc/fstab
+                vgchange --activate n the-installed
+                mount --bind / "$root"
+                fails ls "$root/proc/self"
+                build_options="--root $root $(uname -r)"
+            }
+            before_crash() {
+                umount "$root"
+                vgchange --activate y the-installed
+                mount /var/crash
+            }
+        """,
+    ),
     "lvm-cached": Case(
         disks={"slow": "virtio-scsi", "fast": "virtio-blk"},
         needs=("dm_cache", "dm_cache_smq", "virtio_scsi"),

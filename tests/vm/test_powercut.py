@@ -1,7 +1,7 @@
 """Cuts of the power while a dump is saved: every write of one save is recorded, and what a cut leaves is looked at.
 
 The file system is taken as a reboot takes it: ext4 by e2fsck, the others by a guest that mounts one state after the
-other. The everyday run takes a part of the states, KDUMP_TEST_FULL=1 takes all.
+other. The everyday run takes a part of the states of ext4, KDUMP_TEST_FULL=1 takes all.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.vm.storage import RELEASE, SCRIPTS, last_words
 
 FULL = bool(os.environ.get("KDUMP_TEST_FULL"))
 
-pytestmark = [pytest.mark.guest, pytest.mark.skipif(not FULL, reason="tests/run --full cuts the power")]
+pytestmark = pytest.mark.guest
 
 DMESG, CORE, OWN_LOG, RECORD = "vmcore-dmesg.txt", "vmcore.gz", "kexec-dmesg.log", "dump.json"
 # What the console says when these have been saved.
@@ -226,7 +226,7 @@ def record_ext4(place: Path, *, without: str = "") -> Recording:
 
 def test_a_dump_on_ext4_survives_every_cut(tmp_path: Path) -> None:
     recording = record_ext4(tmp_path)
-    cuts = choose(recording, every=1, seeds=12 if FULL else 4)
+    cuts = choose(recording, every=1, seeds=12) if FULL else choose(recording, every=1, seeds=2, share=3)
     assert check(recording, inspect_ext4(recording, cuts, tmp_path)) == []
 
 
@@ -247,24 +247,27 @@ FSYNC_OF_DIRECTORY = 'sync "$directory"\n'
 )
 def test_a_build_without_a_guard_is_caught(guard: str, harm: str, tmp_path: Path) -> None:
     recording = record_ext4(tmp_path, without=guard)
-    found = check(recording, inspect_ext4(recording, choose(recording, every=1, seeds=2), tmp_path))
+    cuts = choose(recording, every=1, seeds=2, share=1 if FULL else 2)
+    found = check(recording, inspect_ext4(recording, cuts, tmp_path))
     assert any(message.startswith(harm) for message in found), found
 
 
 # --- what only a kernel can read ---------------------------------------------------------------------------------
 
 needs_debian = pytest.mark.skipif(not RELEASE, reason="tests/run makes the Debian guest")
+takes_minutes = pytest.mark.skipif(not FULL, reason="takes minutes: tests/run --full")
 MOUNTED = "/run/powercut/mounted"
 
 
 @needs_debian
+@takes_minutes
 def test_a_dump_on_xfs_survives_every_cut(tmp_path: Path) -> None:
     base = tmp_path / "base"
     with base.open("wb") as stream:
         stream.truncate(512 << 20)
     subprocess.run(["mkfs.xfs", "-q", "-m", f"uuid={capture.FS_UUID}", base], check=True)
     recording = record(tmp_path, base, capture.facts(capture.target(fs="xfs")))
-    cuts = choose(recording, every=1, seeds=2) if FULL else choose(recording, every=8, seeds=1, share=3)
+    cuts = choose(recording, every=1, seeds=2)
     states = inspect_in_guest(
         recording, cuts, tmp_path, attach=f"mount /dev/loop0 {MOUNTED}", detach=f"umount {MOUNTED}"
     )
@@ -272,7 +275,7 @@ def test_a_dump_on_xfs_survives_every_cut(tmp_path: Path) -> None:
 
 
 @needs_debian
-@pytest.mark.skipif(not FULL, reason="takes minutes; KDUMP_TEST_FULL=1")
+@takes_minutes
 def test_a_dump_on_a_thin_volume_that_grows_survives_every_cut(tmp_path: Path) -> None:
     base, host = make_thin(tmp_path / "made")
     recording = record(tmp_path, base, host)

@@ -17,6 +17,9 @@ check_storage() {
     :
 }
 
+# Options of the build.
+build_options=
+
 # Disks that do not come back after the crash.
 away=
 
@@ -102,7 +105,8 @@ case $BOOT in
     1)
         make_storage
         udevadm settle
-        kdump-initramfs build --json > "$REPORT/build.json"
+        # shellcheck disable=SC2086  # words
+        kdump-initramfs build $build_options --json > "$REPORT/build.json"
         kdump-initramfs load
         before_crash
         sync
