@@ -2,6 +2,22 @@
 # The part of the library that runs what may hang: sourced behind lib.sh. A process that hangs in the kernel cannot be
 # killed, and nobody waits for it.
 
+# What hooks, collectors and programs of the administrator run in, all of them together.
+LIMITED=/sys/fs/cgroup/limited
+LIMITED_PROCESSES=128
+
+# limit_processes: one that starts others without end would leave neither memory nor time to whoever is to end it (pids.max
+# in Documentation/admin-guide/cgroup-v2.rst).
+limit_processes() {
+    mount -t cgroup2 none /sys/fs/cgroup && echo +pids >/sys/fs/cgroup/cgroup.subtree_control && mkdir "$LIMITED" &&
+        echo "$LIMITED_PROCESSES" >"$LIMITED/pids.max"
+}
+
+# enter_limits: as one of the processes that are counted, with all that it starts.
+enter_limits() {
+    [ ! -e "$LIMITED/pids.max" ] || echo 0 >"$LIMITED/cgroup.procs"
+}
+
 # is_running PID: what has ended, and only waits to be asked how, does not run. The name of these processes has no space.
 is_running() {
     read -r _ _ _state _ 2>/dev/null <"/proc/$1/stat" || return 1

@@ -156,7 +156,7 @@ FAULTS: dict[str, Fault] = {
         overrides=("capture.stall_s=5",),
         on_line="70-vmcore",
         command="block_set_io_throttle",
-        arguments={"id": "first0", "bps": 0, "bps_rd": 0, "bps_wr": 1, "iops": 0, "iops_rd": 0, "iops_wr": 0},
+        arguments={"device": "first0-drive", "bps": 0, "bps_rd": 0, "bps_wr": 1, "iops": 0, "iops_rd": 0, "iops_wr": 0},
         patches={"etc/kdump/targets/0": lambda text: text.replace("BUDGET_S=0", "BUDGET_S=30")},
     ),
     "disk-there-twice": Fault(twin=True, saved=GOOD),
