@@ -10,7 +10,7 @@ from kdump_initramfs.loader.sizing import version
 # print_info.c, show_version(): "makedumpfile: version 1.7.2 (released on 20 Oct 2022)"; "++" is what follows a release.
 _VERSION = re.compile(rb"makedumpfile: version ([0-9]+)\.([0-9]+)\.([0-9]+)(\+*)")
 
-# The newest kernel that a version accepts without the words "The kernel version is not supported" (LATEST_VERSION of its
+# The newest kernel that a version takes without the words "The kernel version is not supported" (LATEST_VERSION of
 # makedumpfile.h): 1.6.8 by issue 5 of makedumpfile/makedumpfile, 1.7.0 by issue 7, 1.7.2 as measured (6.1 is refused),
 # 1.7.6 by sonic-net/sonic-buildimage#25890 (6.12 is refused), 1.7.8 by issue 20, 1.7.9 by its source.
 _NEWEST = {

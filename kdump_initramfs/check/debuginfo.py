@@ -1,4 +1,4 @@
-"""Whether a dump of this kernel can be read afterwards: a vmlinux with debug info, and where the kernel runs (KASLR)."""
+"""Whether a dump of this kernel can be read: a vmlinux with debug info, and where the kernel runs (KASLR)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -73,6 +73,6 @@ def _kaslr(config: KernelConfig) -> Finding:
         name="KASLR",
         state=State.OK,
         seen="on" if on else "off",
-        why="where the kernel runs is in the dump (KERNELOFFSET of VMCOREINFO), and makedumpfile, crash and drgn use it; "
-        "gdb alone must be told. nokaslr is not needed, and takes away a protection",
+        why="where the kernel runs is in the dump (KERNELOFFSET of VMCOREINFO), and makedumpfile, crash and drgn use "
+        "it; gdb alone must be told. nokaslr is not needed, and takes away a protection",
     )

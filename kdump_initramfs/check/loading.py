@@ -12,6 +12,8 @@ from kdump_initramfs.loader.status import Status
 from kdump_initramfs.model import ImageRecord
 
 _DAY_S = 86400
+# Where kexec_file_load(2) checks the signature of the image itself; ppc64le has IMA do that.
+_SIGNED = ("x86_64", "aarch64", "s390x")
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -56,8 +58,8 @@ def _kexec(facts: Facts) -> Finding:
 def _signatures(facts: Facts) -> Finding:
     """Secure Boot and lockdown: kexec_load(2) is refused, and so is what is not signed."""
     why = (
-        "under Secure Boot and lockdown only kexec_file_load loads a kernel, with a signature that this one trusts; the "
-        "capture kernel is locked down too: it loads signed modules alone, and saves /proc/vmcore all the same"
+        "under Secure Boot and lockdown only kexec_file_load loads a kernel, with a signature that this one trusts; "
+        "the capture kernel is locked down too: it loads signed modules alone, and saves /proc/vmcore all the same"
     )
     name = "Secure Boot and lockdown"
     seen = facts.lockdown or ("Secure Boot" if facts.is_locked_down else "neither")
@@ -66,7 +68,8 @@ def _signatures(facts: Facts) -> Finding:
     if facts.syscall == "load":
         remedy = 'set kexec.syscall = "auto" in /etc/kdump-initramfs/config.toml'
         return Finding(name=name, state=State.BROKEN, seen=f'{seen}; kexec.syscall is "load"', why=why, remedy=remedy)
-    missing = [option for option in ("KEXEC_FILE", "KEXEC_SIG") if facts.config and not facts.config.is_on(option)]
+    wanted = ("KEXEC_FILE", "KEXEC_SIG") if facts.machine in _SIGNED else ("KEXEC_FILE",)
+    missing = [option for option in wanted if facts.config and not facts.config.is_on(option)]
     if missing:
         seen += f"; the kernel is built without CONFIG_{missing[0]}"
         remedy = f"build the kernel anew with CONFIG_{missing[0]}=y, or turn Secure Boot off"

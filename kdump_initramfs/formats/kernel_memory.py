@@ -83,15 +83,19 @@ def _plain(head: bytes, source: str) -> KernelMemory | None:
 
 def _elf_bytes(head: bytes) -> int | None:
     """Return from the first to the last byte of what an ELF kernel loads, by physical address; None if it is none."""
-    if head[:4] != b"\x7fELF" or head[4] != 2:
+    if head[:4] != b"\x7fELF":
         return None
     order = "<" if head[5] == 1 else ">"
-    (offset,) = struct.unpack_from(f"{order}Q", head, 32)
-    size, count = struct.unpack_from(f"{order}HH", head, 54)
+    is_64 = head[4] == 2
+    (offset,) = struct.unpack_from(f"{order}Q", head, 32) if is_64 else struct.unpack_from(f"{order}I", head, 28)
+    size, count = struct.unpack_from(f"{order}HH", head, 54 if is_64 else 42)
     starts, ends = [], []
     for number in range(min(count, _MAX_SEGMENTS)):
-        kind, *_, address, _, memory_bytes, _ = struct.unpack_from(f"{order}IIQQQQQQ", head, offset + number * size)
-        if kind == _PT_LOAD:
+        # Elf64_Phdr has p_flags in the second place, Elf32_Phdr behind the sizes.
+        layout = f"{order}II6Q" if is_64 else f"{order}8I"
+        fields = struct.unpack_from(layout, head, offset + number * size)
+        address, memory_bytes = (fields[4], fields[6]) if is_64 else (fields[3], fields[5])
+        if fields[0] == _PT_LOAD:
             starts.append(address)
             ends.append(address + memory_bytes)
     found = max(ends, default=0) - min(starts, default=0)

@@ -1,5 +1,6 @@
 """The least crashkernel= with which a rehearsal passes, by bisection."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -89,7 +90,10 @@ def _holds(probe: Probe, mib: int, trials: list[Trial], *, times: int) -> bool:
 def find(root: Root, config: Config, image: str, options: Options, bounds: Bounds) -> Minimum:
     """Hold rehearsals until the minimum of an image is known, and keep it beside the image."""
     digest = record.read(image).image_sha256
-    mib, trials = search(lambda size: _rehearse(root, config, image, options, size), bounds)
+    number = itertools.count(1)
+    mib, trials = search(
+        lambda size: _rehearse(root, config, image, options.with_crashkernel(f"{size}M", next(number)), size), bounds
+    )
     keeping.write(image, digest, mib=mib, step_mib=bounds.step_mib)
     return Minimum(image=image, minimum_mib=mib, step_mib=bounds.step_mib, trials=trials)
 
@@ -98,7 +102,7 @@ def _rehearse(root: Root, config: Config, image: str, options: Options, mib: int
     """Hold one rehearsal; with too little memory the guest may load nothing, or never end, which is a failure too."""
     logger.info("rehearsal with crashkernel=%dM", mib)
     try:
-        result = rehearsing.rehearse(root, config, image, options.with_crashkernel(f"{mib}M"))
+        result = rehearsing.rehearse(root, config, image, options)
     except RehearsalError as error:
         return _heard(Trial(mib=mib, passed=False, reason=str(error)))
     failed = next((check for check in result.checks if not check.passed), None)

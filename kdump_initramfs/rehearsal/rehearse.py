@@ -39,9 +39,9 @@ class Options(Struct, frozen=True, kw_only=True):
     # Whether the verdict is kept beside the image, for `status`.
     is_proof: bool = True
 
-    def with_crashkernel(self, size: str) -> "Options":
+    def with_crashkernel(self, size: str, number: int) -> "Options":
         """Return the options of one of several rehearsals, whose verdict is on the size and not on the image."""
-        keep = os.path.join(self.keep, size) if self.keep else ""
+        keep = os.path.join(self.keep, f"{number}-{size}") if self.keep else ""
         return replace(self, crashkernel=size, keep=keep, is_proof=False)
 
 
