@@ -184,10 +184,11 @@ def check(args: argparse.Namespace) -> int:
 
 
 def estimate(args: argparse.Namespace) -> int:
+    from kdump_initramfs import build as spine
     from kdump_initramfs.loader import bootloader, needs, sizing
 
     root, config = Root(args.root), _config(args)
-    found = needs.estimate(root, config, _image(root, config, args.image))
+    found = needs.estimate(root, config, _image(root, config, args.image), lambda: spine.plan(root, config))
     if args.json:
         _print_json(found)
     else:

@@ -113,8 +113,10 @@ LOADERS: dict[str, tuple[Mapping[str, Any], tuple[str, str, str, str]]] = {
             "EFI stub",
             "",
             "",
-            f"efibootmgr --create --disk DISK --part N --label Linux --loader '\\KERNEL' --unicode 'root=/dev/sda3 ro "
-            f"{WORD}' (DISK, N and KERNEL as `efibootmgr --verbose` shows them)",
+            (
+                f"efibootmgr --create --disk DISK --part N --label Linux --loader '\\KERNEL' --unicode 'root=/dev/sda3 ro "
+                f"{WORD}' (DISK, N and KERNEL as `efibootmgr --verbose` shows them)"
+            ),
         ),
     ),
     "nothing that we know": (

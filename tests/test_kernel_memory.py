@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -72,7 +73,7 @@ def zboot(payload: bytes) -> bytes:
     return b"MZ\0\0zimg" + struct.pack("<II", 64, len(payload)) + bytes(48) + payload
 
 
-PACKERS = {
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32),
     "zstd": zstandard.ZstdCompressor().compress,

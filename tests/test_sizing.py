@@ -196,11 +196,15 @@ def machine(host_root: Callable[[str], Root]) -> Root:
     return root
 
 
+def estimate(machine: Root, settings: config.Config, image: str) -> sizing.Estimate:
+    return needs.estimate(machine, settings, image, lambda: spine.plan(machine, settings))
+
+
 def test_image_that_is_not_built_is_sized_by_its_plan(machine: Root, tmp_path: Path) -> None:
     image = str(tmp_path / "crash.img")
-    planned = needs.estimate(machine, config.Config(), image)
+    planned = estimate(machine, config.Config(), image)
     described = spine.build(machine, config.Config(), output=image)
-    built = needs.estimate(machine, config.Config(), image)
+    built = estimate(machine, config.Config(), image)
     assert abs(planned.estimated_mib - built.estimated_mib) <= 8
     packed = next(each for each in built.terms if each.name == "image, packed")
     assert packed.unpacking_bytes == described.image_bytes
@@ -211,9 +215,9 @@ def test_minimum_beside_the_image_is_used(machine: Root, tmp_path: Path) -> None
     image = str(tmp_path / "crash.img")
     spine.build(machine, config.Config(), output=image)
     minimum.write(image, record.read(image).image_sha256, mib=300, step_mib=8)
-    assert needs.estimate(machine, config.Config(), image).recommended_mib == 320
+    assert estimate(machine, config.Config(), image).recommended_mib == 320
     minimum.write(image, "0" * 64, mib=300, step_mib=8)
-    assert needs.estimate(machine, config.Config(), image).measured_mib == 0
+    assert estimate(machine, config.Config(), image).measured_mib == 0
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,7 @@ def test_minimum_beside_the_image_is_used(machine: Root, tmp_path: Path) -> None
 def test_cma_needs_the_running_kernel(release: str, option: str, *, expected: bool, machine: Root) -> None:
     tree = f"file /proc/sys/kernel/osrelease {release}\nfile /boot/config-{release} CONFIG_CMA={option}"
     trees.make(tree, Path(machine.directory))
-    found = needs.estimate(machine, config.load(root="/no/such", overrides=[f"kernel.version={RELEASE}"]), "/no/image")
+    found = estimate(machine, config.load(root="/no/such", overrides=[f"kernel.version={RELEASE}"]), "/no/image")
     assert bool(found.cma) is expected
 
 

@@ -1,10 +1,10 @@
 """What the size of the reservation depends on, from the image that is built, or from what would be built."""
 
 import os
+from collections.abc import Callable
 
 from msgspec import Struct
 
-from kdump_initramfs import build
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import kernel_memory
@@ -21,10 +21,10 @@ _PACKED_SHARE = 0.45
 _MODULE_FACTOR = 4
 
 
-def estimate(root: Root, config: Config, image: str) -> sizing.Estimate:
-    """Return the estimate for an image, or where it is not there, for the one that would be built."""
+def estimate(root: Root, config: Config, image: str, plan: Callable[[], Plan]) -> sizing.Estimate:
+    """Return the estimate for an image, or where it is not there, for the one that would be built by `plan`."""
     if not os.path.exists(image):
-        return sizing.estimate(of_plan(root, config, build.plan(root, config)))
+        return sizing.estimate(of_plan(root, config, plan()))
     return of_image(root, config, image, record.read(image))
 
 
