@@ -114,8 +114,8 @@ LOADERS: dict[str, tuple[Mapping[str, Any], tuple[str, str, str, str]]] = {
             "",
             "",
             (
-                f"efibootmgr --create --disk DISK --part N --label Linux --loader '\\KERNEL' --unicode 'root=/dev/sda3 ro "
-                f"{WORD}' (DISK, N and KERNEL as `efibootmgr --verbose` shows them)"
+                "efibootmgr --create --disk DISK --part N --label Linux --loader '\\KERNEL' --unicode "
+                f"'root=/dev/sda3 ro {WORD}' (DISK, N and KERNEL as `efibootmgr --verbose` shows them)"
             ),
         ),
     ),

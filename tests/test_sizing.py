@@ -102,7 +102,6 @@ def test_kernel_that_does_not_tell_is_taken_by_its_file(machine: str, factor: in
 
 
 MORE: dict[str, tuple[dict[str, Any], str, int]] = {
-    "CPUs": ({"cpus": 4}, "more CPUs", 15),
     "a large machine": ({"memory_bytes": 64 << 30}, "makedumpfile's bitmap", 4),
     "a huge machine": ({"memory_bytes": 4 << 40}, "makedumpfile's bitmap", 32),
     "xfs": ({"drivers": ("xfs",)}, "xfs", 6),
@@ -119,6 +118,13 @@ def test_what_takes_more_is_a_term(changes: dict[str, Any], name: str, mib: int)
     found = term(changed(**changes), name)
     assert found is not None
     assert found.saving_bytes == mib * _MIB
+
+
+def test_each_cpu_takes_more() -> None:
+    one, four = term(SMALL, "per-CPU areas"), term(changed(cpus=4), "per-CPU areas")
+    assert one is not None
+    assert four is not None
+    assert four.saving_bytes - one.saving_bytes == 15 * _MIB
 
 
 def target(*devices: BlockDevice) -> TargetFacts:
