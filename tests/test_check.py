@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kdump_initramfs import build as spine
 from kdump_initramfs import config
 from kdump_initramfs.check import collector, debuginfo, diagnosis, options, settings, show, target
-from kdump_initramfs.check.finding import Finding, Report, State, report
+from kdump_initramfs.check.finding import Finding, Report, State, attempt, report
 from kdump_initramfs.config import RetentionSection
+from kdump_initramfs.errors import ImageError
 from kdump_initramfs.host import kernel_config
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import record
 from kdump_initramfs.loader import kexec, proof, state
 from kdump_initramfs.model import BlockDevice, TargetFacts
 from tests import command, kernels, trees
@@ -433,6 +436,32 @@ def test_failed_rehearsal_is_broken(machine: Root) -> None:
 def test_syscall_that_lockdown_refuses_is_broken(word: str, expected: State, machine: Root) -> None:
     trees.make("file /sys/kernel/security/lockdown none [integrity] confidentiality", Path(machine.directory))
     assert finding(check(machine, f"kexec.syscall={word}"), "Secure Boot and lockdown").state is expected
+
+
+@pytest.mark.parametrize("option", options.OPTIONS, ids=lambda each: "_or_".join(each.names))
+def test_each_option_that_is_missing_is_found(option: options.Option) -> None:
+    machine = option.machines[0] if option.machines else "s390x"
+    known = {name: "y" for each in options.OPTIONS for name in each.names if name not in option.names}
+    found = options.findings(kernel_config.KernelConfig(path="/c", options=known), machine, RELEASE, None)
+    one = next(each for each in found if each.name == f"CONFIG_{option.names[0]}" and each.why == option.why)
+    assert one.state is option.missing
+
+
+def test_volume_key_needs_a_kernel_that_hands_it_over(machine: Root) -> None:
+    image = record.read(machine.host(IMAGE))
+    with_key = replace(image, manifest=replace(image.manifest, volume_keys=("kdump:x",)))
+    for known, expected in (({}, State.BROKEN), ({"CRASH_DM_CRYPT": "y"}, State.OK)):
+        config_of = kernel_config.KernelConfig(path="/c", options=known)
+        found = options.findings(config_of, "x86_64", RELEASE, with_key)
+        assert next(each for each in found if each.name == "CONFIG_CRASH_DM_CRYPT").state is expected
+
+
+def test_what_may_not_be_read_is_unknown() -> None:
+    def read() -> None:
+        raise ImageError("/i: Permission denied", hint="run as root") from PermissionError(13, "Permission denied")
+
+    value, (found,) = attempt("image", "why", read)
+    assert (value, found.state, found.remedy) == (None, State.UNKNOWN, "run as root")
 
 
 # --- makedumpfile ------------------------------------------------------------------------------------------------

@@ -55,11 +55,20 @@ def report(hostname: str, release: str, findings: Iterable[Finding]) -> Report:
 
 
 def attempt(name: str, why: str, read: Callable[[], _Value]) -> tuple[_Value | None, tuple[Finding, ...]]:
-    """Return what `read` returns, or what its errors are as findings."""
+    """Return what `read` returns, or what its errors are as findings: what may not be read is not broken by that."""
     try:
         return read(), ()
     except KdumpError as error:
         errors = error.errors if isinstance(error, SeveralProblemsError) else (error,)
-        return None, tuple(
-            Finding(name=name, state=State.BROKEN, seen=str(one), why=why, remedy=one.hint or "") for one in errors
-        )
+        return None, tuple(_of_error(name, why, one) for one in errors)
+
+
+def _of_error(name: str, why: str, error: KdumpError) -> Finding:
+    is_hidden = isinstance(error.__cause__, PermissionError)
+    return Finding(
+        name=name,
+        state=State.UNKNOWN if is_hidden else State.BROKEN,
+        seen=str(error),
+        why=why,
+        remedy="run as root" if is_hidden else error.hint or "",
+    )
