@@ -121,7 +121,7 @@ LOADERS: dict[str, tuple[Mapping[str, Any], tuple[str, str, str, str]]] = {
     ),
     "nothing that we know": (
         {"/etc/fstab": ""},
-        ("boot loader (which is not known)", "", "", f"add {WORD} to the kernel's command line by hand"),
+        ("boot loader, which is not known", "", "", ""),
     ),
 }
 

@@ -95,7 +95,7 @@ def _estimate(root: Root, config: Config, seen: _Machine) -> sizing.Estimate | N
 def _loading(root: Root, config: Config, seen: _Machine) -> loading.Facts:
     return loading.Facts(
         machine=seen.machine,
-        kernel_image=root.resolve(seen.kernel.image) if seen.kernel else "/boot",
+        kernel_image=root.resolve(seen.kernel.image) if seen.kernel else "",
         kexec=tools.find(root, "kexec"),
         lockdown=root.read_word(_LOCKDOWN),
         is_locked_down=kexec.is_locked_down(root),

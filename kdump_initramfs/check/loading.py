@@ -18,7 +18,7 @@ _SIGNED = ("x86_64", "aarch64", "s390x")
 
 class Facts(Struct, frozen=True, kw_only=True):
     machine: str
-    # The kernel's image, with links resolved.
+    # The kernel's image, with links resolved; "" if there is none, which is another finding.
     kernel_image: str
     # "" if there is none.
     kexec: str
@@ -39,7 +39,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 def findings(facts: Facts) -> Iterator[Finding]:
     yield _kexec(facts)
     yield _signatures(facts)
-    yield _boot(facts)
+    if facts.kernel_image:
+        yield _boot(facts)
     yield _armed(facts)
     if facts.status.armed:
         yield _current(facts.status)

@@ -28,12 +28,14 @@ class Edit(Struct, frozen=True, kw_only=True):
     line: str = ""
     # What must be run afterwards; "" for nothing.
     command: str = ""
+    # Instead of all these, where nothing can be said exactly.
+    advice: str = ""
     # What the file says of the parameter now: the running kernel may not have been started with it yet.
     pending: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         change = f"in {self.file}, make the line: {self.line}" if self.line else ""
-        steps = [step for step in (change, f"run: {self.command}" if self.command else "") if step]
+        steps = [step for step in (change, f"run: {self.command}" if self.command else "", self.advice) if step]
         return f"{self.loader}: {'; then '.join(steps)}; then reboot"
 
 
@@ -68,8 +70,7 @@ def edit(root: Root, *words: str) -> Edit:
     for make in _LOADERS.values():
         if found := make(root, words):
             return found
-    joined = " ".join(words)
-    return Edit(loader="boot loader (which is not known)", command=f"add {joined} to the kernel's command line by hand")
+    return Edit(loader="boot loader, which is not known", advice=f"add {' '.join(words)} to the kernel's command line")
 
 
 def _loader_info(root: Root) -> str:
