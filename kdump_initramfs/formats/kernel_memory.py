@@ -12,6 +12,8 @@ from msgspec import Struct
 from kdump_initramfs.errors import ImageError
 from kdump_initramfs.formats import compression
 
+# Of a kernel's image: its headers, and as much of what is packed in it as unpacks to those of the kernel.
+HEAD_BYTES = 1 << 20
 # The ELF header and the program headers of a vmlinux are all that is unpacked.
 _HEAD_BYTES = 4096
 _PT_LOAD = 1
@@ -31,7 +33,7 @@ class KernelMemory(Struct, frozen=True, kw_only=True):
 
 
 def read(image: bytes) -> KernelMemory | None:
-    """Return what a kernel image says; None where it does not tell, or is of no format that we know."""
+    """Return what the first HEAD_BYTES of an image say; None where they do not tell, or are of no format we know."""
     try:
         return _read(image)
     except (struct.error, ImageError, OSError, EOFError, IndexError):

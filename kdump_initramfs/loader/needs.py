@@ -76,16 +76,13 @@ def _unpacked_bytes(entry: File | Module | Text) -> int:
 
 
 def _needs(root: Root, config: Config, image: _Image) -> sizing.Needs:
-    path = image.kernel.image
-    content = root.read_bytes(path)
-    if content is None:
-        raise HostError(f"{path}: no such kernel image", hint="mount /boot, or build for an installed kernel")
+    head, size_bytes = _kernel_head(root, image.kernel.image)
     is_generic = config.image.mode == "generic"
     return sizing.Needs(
         machine=tools.machine(root),
         release=image.kernel.release,
-        kernel=kernel_memory.read(content),
-        kernel_file_bytes=len(content),
+        kernel=kernel_memory.read(head),
+        kernel_file_bytes=size_bytes,
         packed_bytes=image.packed_bytes,
         unpacked_bytes=image.unpacked_bytes,
         targets=image.targets,
@@ -97,6 +94,16 @@ def _needs(root: Root, config: Config, image: _Image) -> sizing.Needs:
         encrypts_memory=_encrypts_memory(root),
         has_cma=_has_cma(root),
     )
+
+
+def _kernel_head(root: Root, path: str) -> tuple[bytes, int]:
+    """Return as much of a kernel's image as tells its size in memory, and the size of the file."""
+    try:
+        with open(root.host(path), "rb") as stream:
+            return stream.read(kernel_memory.HEAD_BYTES), os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        hint = "mount /boot, or build for an installed kernel"
+        raise HostError(f"{path}: {error.strerror}", hint=hint) from error
 
 
 def _drivers_of(targets: tuple[TargetFacts, ...]) -> tuple[str, ...]:
