@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
     _add_image_verbs(verbs)
     _add_loader_verbs(verbs)
-    _add_diagnosis(verbs)
     _add_rehearse(verbs)
+    _add_diagnosis(verbs)
     _add_dumps(verbs)
     return top
 
@@ -136,15 +136,6 @@ def _add_loader_verbs(verbs: "_Verbs") -> None:
     _add(verbs, "status", commands.status, "tell whether this machine is armed, and with what", json=True)
 
 
-def _add_diagnosis(verbs: "_Verbs") -> None:
-    check = _add(verbs, "check", commands.check, "tell what is wrong with this machine, and what mends it", json=True)
-    text = "tell the crashkernel= of this machine, and where it goes"
-    estimate = _add(verbs, "estimate", commands.estimate, text, json=True)
-    for verb in (check, estimate):
-        _add_kernel(verb)
-        verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
-
-
 def _add_rehearse(verbs: "_Verbs") -> None:
     verb = _add(verbs, "rehearse", commands.rehearse, "crash a kernel in QEMU and check the dump it leaves", json=True)
     _add_kernel(verb)
@@ -159,6 +150,15 @@ def _add_rehearse(verbs: "_Verbs") -> None:
     least.add_argument("--low", metavar="MIB", type=int, default=48, help="do not look below (default: 48)")
     least.add_argument("--high", metavar="MIB", type=int, default=192, help="where to begin (default: 192)")
     least.add_argument("--step", metavar="MIB", type=int, default=8, help="how near to come to it (default: 8)")
+
+
+def _add_diagnosis(verbs: "_Verbs") -> None:
+    check = _add(verbs, "check", commands.check, "tell what is wrong with this machine, and what mends it", json=True)
+    text = "tell the crashkernel= of this machine, and where it goes"
+    estimate = _add(verbs, "estimate", commands.estimate, text, json=True)
+    for verb in (check, estimate):
+        _add_kernel(verb)
+        verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
 
 
 def _add_dumps(verbs: "_Verbs") -> None:
