@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _add_image_verbs(verbs)
     _add_loader_verbs(verbs)
     _add_rehearse(verbs)
+    _add_diagnosis(verbs)
     _add_dumps(verbs)
     return top
 
@@ -144,6 +145,20 @@ def _add_rehearse(verbs: "_Verbs") -> None:
     verb.add_argument("--crashkernel", metavar="SIZE", default="192M", help="crashkernel= of the guest (default: 192M)")
     verb.add_argument("--timeout", metavar="S", type=int, default=300, help="for each boot (default: 300)")
     verb.add_argument("--keep", metavar="DIR", default="", help="keep the dump and the logs in this directory")
+    least = verb.add_argument_group("the least crashkernel= that is enough")
+    least.add_argument("--find-minimum", action="store_true", help="hold as many rehearsals as it takes to find it")
+    least.add_argument("--low", metavar="MIB", type=int, default=48, help="do not look below (default: 48)")
+    least.add_argument("--high", metavar="MIB", type=int, default=192, help="where to begin (default: 192)")
+    least.add_argument("--step", metavar="MIB", type=int, default=8, help="how near to come to it (default: 8)")
+
+
+def _add_diagnosis(verbs: "_Verbs") -> None:
+    check = _add(verbs, "check", commands.check, "tell what is wrong with this machine, and what mends it", json=True)
+    text = "tell the crashkernel= of this machine, and where it goes"
+    estimate = _add(verbs, "estimate", commands.estimate, text, json=True)
+    for verb in (check, estimate):
+        _add_kernel(verb)
+        verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
 
 
 def _add_dumps(verbs: "_Verbs") -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +17,9 @@ from kdump_initramfs import config as configuration
 from kdump_initramfs.config import Config, PathTarget, RawTarget
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, TargetFacts
+
+if TYPE_CHECKING:
+    from kdump_initramfs.rehearsal.rehearse import Options
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +171,32 @@ def status(args: argparse.Namespace) -> int:
     return found.exit_code
 
 
+def check(args: argparse.Namespace) -> int:
+    from kdump_initramfs.check import diagnosis, show
+
+    root, config = Root(args.root), _config(args)
+    report = diagnosis.read(root, config, _image(root, config, args.image))
+    if args.json:
+        _print_json(report)
+    else:
+        print("\n".join(show.lines(report, everything=args.verbose)))
+    return report.exit_code
+
+
+def estimate(args: argparse.Namespace) -> int:
+    from kdump_initramfs import build as spine
+    from kdump_initramfs.loader import bootloader, needs, sizing
+
+    root, config = Root(args.root), _config(args)
+    found = needs.estimate(root, config, _image(root, config, args.image), lambda: spine.plan(root, config))
+    if args.json:
+        _print_json(found)
+    else:
+        print("\n".join(sizing.lines(found)))
+        print(bootloader.edit(root, found.plain))
+    return 0
+
+
 def emit(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import emit as emitting
     from kdump_initramfs.loader import kexec
@@ -180,23 +210,34 @@ def rehearse(args: argparse.Namespace) -> int:
     from kdump_initramfs.rehearsal import rehearse as rehearsing
 
     root, config = Root(args.root), _config(args)
-    result = rehearsing.rehearse(
-        root,
-        config,
-        _image(root, config, args.image),
-        rehearsing.Options(
-            accel=args.accel,
-            memory_mib=args.memory,
-            crashkernel=args.crashkernel,
-            timeout_s=args.timeout,
-            keep=os.path.abspath(args.keep) if args.keep else "",
-        ),
+    options = rehearsing.Options(
+        accel=args.accel,
+        memory_mib=args.memory,
+        crashkernel=args.crashkernel,
+        timeout_s=args.timeout,
+        keep=os.path.abspath(args.keep) if args.keep else "",
     )
+    image = _image(root, config, args.image)
+    if args.find_minimum:
+        return _find_minimum(args, root, config, image, options)
+    result = rehearsing.rehearse(root, config, image, options)
     if args.json:
         _print_json(result)
     else:
         print("\n".join(rehearsing.summary(result)))
     return 0 if result.passed else 1
+
+
+def _find_minimum(args: argparse.Namespace, root: Root, config: Config, image: str, options: "Options") -> int:
+    from kdump_initramfs.rehearsal import minimum
+
+    bounds = minimum.Bounds(low_mib=args.low, high_mib=args.high, step_mib=args.step)
+    found = minimum.find(root, config, image, options, bounds)
+    if args.json:
+        _print_json(found)
+    else:
+        print("\n".join(minimum.summary(found)))
+    return 0
 
 
 def _dump_directories(args: argparse.Namespace) -> list[str]:

@@ -23,6 +23,7 @@ LAYERS = (
     ("loader",),
     ("dumps",),
     ("rehearsal",),
+    ("check",),
     ("commands",),
     ("cli",),
     ("__main__",),

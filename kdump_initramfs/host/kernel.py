@@ -1,13 +1,11 @@
 """The kernel to capture with: its image, its modules and what its configuration says."""
 
-import gzip
 import os
-import zlib
 
 from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import bzimage
-from kdump_initramfs.host import mounts
+from kdump_initramfs.host import kernel_config, mounts
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Kernel
 
@@ -33,7 +31,7 @@ def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     modules_dir = _find_modules(root, release, wanted.modules_dir)
     image = wanted.image or _find_image(root, release, machine)
     _check_release(root, image, release)
-    config = _read_config(root, release, os.path.dirname(image), modules_dir)
+    _, config = kernel_config.read_text(root, release, os.path.dirname(image), modules_dir) or ("", None)
     return Kernel(
         release=release,
         image=image,
@@ -100,22 +98,6 @@ def _check_release(root: Root, image: str, release: str) -> None:
         raise HostError(f"{image}: {error.strerror}", hint="run as root, or name a readable kernel image") from error
     if found is not None and found != release:
         raise HostError(f"{image}: is kernel {found}, not {release}", hint="name the right image in kernel.image")
-
-
-def _read_config(root: Root, release: str, image_dir: str, modules_dir: str) -> str | None:
-    for path in (f"{image_dir}/config-{release}", f"/boot/config-{release}", f"{modules_dir}/config"):
-        text = root.read_text(path)
-        if text is not None:
-            return text
-    packed = root.read_bytes("/proc/config.gz")
-    if packed and root.read_word(_OSRELEASE) == release:
-        try:
-            return gzip.decompress(packed).decode("ascii", "replace")
-        except (OSError, EOFError, zlib.error) as error:
-            raise HostError(
-                f"/proc/config.gz: {error}", hint=f"copy the kernel's config to /boot/config-{release}"
-            ) from None
-    return None
 
 
 def _compressions(config: str | None) -> tuple[str, ...] | None:

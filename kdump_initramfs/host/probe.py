@@ -33,7 +33,7 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
             post_scripts=site.scripts(root, "post", config.capture.post),
         )
     return HostFacts(
-        hostname=_hostname(root),
+        hostname=hostname(root),
         machine=machine,
         kernel=found_kernel,
         cmdline=split_cmdline(root.read_text("/proc/cmdline") or ""),
@@ -68,7 +68,8 @@ def reserved_bytes(root: Root) -> int:
     return 0
 
 
-def _hostname(root: Root) -> str:
+def hostname(root: Root) -> str:
+    """Return the name of the machine, as dumps are named by it."""
     return _safe_name(root.read_word("/etc/hostname") or root.read_word("/proc/sys/kernel/hostname"))
 
 

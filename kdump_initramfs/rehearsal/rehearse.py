@@ -36,6 +36,13 @@ class Options(Struct, frozen=True, kw_only=True):
     timeout_s: int = 300
     # Directory that keeps dump and logs; "" keeps nothing.
     keep: str = ""
+    # Whether the verdict is kept beside the image, for `status`.
+    is_proof: bool = True
+
+    def with_crashkernel(self, size: str, number: int) -> "Options":
+        """Return the options of one of several rehearsals, whose verdict is on the size and not on the image."""
+        keep = os.path.join(self.keep, f"{number}-{size}") if self.keep else ""
+        return replace(self, crashkernel=size, keep=keep, is_proof=False)
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -135,7 +142,8 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
             manifest_digest=command.record.digest,
         )
         result = _result(command, options, accel, phases, verify.verify(saved, expected), saved)
-    proof.write(image, command.record.image_sha256, passed=result.passed, crashkernel=options.crashkernel)
+    if options.is_proof:
+        proof.write(image, command.record.image_sha256, passed=result.passed, crashkernel=options.crashkernel)
     return result
 
 

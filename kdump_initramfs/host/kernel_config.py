@@ -1,0 +1,64 @@
+"""The configuration that a kernel was built with: where it is, and what it says of an option."""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.host.root import Root
+
+_OSRELEASE = "/proc/sys/kernel/osrelease"
+_PACKED = "/proc/config.gz"
+
+
+class KernelConfig(Struct, frozen=True, kw_only=True):
+    # Where it was found, for messages.
+    path: str
+    # Option without CONFIG_ -> value as it is written: y, m, a number or a quoted string; what is not set is absent.
+    options: Mapping[str, str]
+
+    def is_on(self, option: str) -> bool:
+        return self.options.get(option) in ("y", "m")
+
+
+def parse(text: str) -> Mapping[str, str]:
+    """Return the options that are set."""
+    lines = (line[7:].partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
+    return {name: value for name, equals, value in lines if equals}
+
+
+def places(release: str, image_dir: str, modules_dir: str) -> Iterator[str]:
+    """Yield where distributions, and the kernel's own `make modules_install`, leave the configuration."""
+    yield f"{image_dir}/config-{release}"
+    yield f"/boot/config-{release}"
+    yield f"{modules_dir}/config"
+    yield f"{modules_dir}/build/.config"
+
+
+def read_text(root: Root, release: str, image_dir: str, modules_dir: str) -> tuple[str, str] | None:
+    """Return where the configuration of a kernel is, and its text; None where it is nowhere.
+
+    A kernel may hold its own too (CONFIG_IKCONFIG): what reads that out of an image belongs behind the last place.
+    """
+    for path in places(release, image_dir, modules_dir):
+        text = root.read_text(path)
+        if text is not None:
+            return path, text
+    packed = root.read_bytes(_PACKED)
+    if packed and root.read_word(_OSRELEASE) == release:
+        return _PACKED, _unpacked(packed, release)
+    return None
+
+
+def _unpacked(packed: bytes, release: str) -> str:
+    try:
+        return gzip.decompress(packed).decode("ascii", "replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise HostError(f"{_PACKED}: {error}", hint=f"copy the kernel's config to /boot/config-{release}") from None
+
+
+def read(root: Root, release: str, image_dir: str, modules_dir: str) -> KernelConfig | None:
+    found = read_text(root, release, image_dir, modules_dir)
+    return None if found is None else KernelConfig(path=found[0], options=parse(found[1]))
