@@ -66,6 +66,8 @@ CASES = {
         kernel="generic",
         target=capture.target(driver="ahci"),
         overrides=("vmcore.collector=copy", "vmcore.compression=none"),
+        memory_mib=384,
+        crashkernel="160M",
         collector="copy",
     ),
     "the log alone": Case(
