@@ -241,7 +241,7 @@ FSYNC_OF_DIRECTORY = 'sync "$directory"\n'
 @pytest.mark.parametrize(
     ("guard", "harm"),
     [
-        pytest.param(FSYNC_OF_FILE, f"{CORE} is not whole", id="no fsync of the file"),
+        pytest.param(FSYNC_OF_FILE, "is not whole", id="no fsync of the file"),
         pytest.param(FSYNC_OF_DIRECTORY, f"{DMESG} was called saved and is not there", id="no fsync of the directory"),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_build_without_a_guard_is_caught(guard: str, harm: str, tmp_path: Path
     recording = record_ext4(tmp_path, without=guard)
     cuts = choose(recording, every=1, seeds=2, share=1 if FULL else 2)
     found = check(recording, inspect_ext4(recording, cuts, tmp_path))
-    assert any(message.startswith(harm) for message in found), found
+    assert any(harm in message for message in found), found
 
 
 # --- what only a kernel can read ---------------------------------------------------------------------------------
