@@ -284,7 +284,7 @@ CASES = {
                 vgchange --activate n the-installed
                 mount --bind / "$root"
                 fails ls "$root/proc/self"
-                build_options="--root $root $(uname -r)"
+                build_options="--root $root --set image.mode=generic $(uname -r)"
             }
             before_crash() {
                 umount "$root"
