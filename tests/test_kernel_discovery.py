@@ -13,9 +13,10 @@ from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError, LoadError
 from kdump_initramfs.host import kernel, kernel_places
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import record
+from kdump_initramfs.image import inspect, record
 from kdump_initramfs.loader import kexec, state, status
 from kdump_initramfs.model import Kernel
+from kdump_initramfs.rehearsal import storage, victim
 from tests import kernelmaker, trees
 
 MACHINE_ID = "6a9857a393724b7a981ebb5b8495b9ea"
@@ -497,6 +498,18 @@ def test_plain_copy_has_the_signature_of_its_original(machine: Root, tmp_path: P
     locked_down(machine, kernelmaker.bzimage(RELEASE))
     change(machine, NOAUTO)
     assert kexec.command(machine, config.Config(), build(machine, tmp_path)).words[3] == "-s"
+
+
+def test_victim_of_a_rehearsal_has_what_kexec_gets(machine: Root, tmp_path: Path) -> None:
+    change(machine, f"kernel {VMLINUZ} {RELEASE} uki\nelf /usr/sbin/mkfs.ext4")
+    image = build(machine, tmp_path)
+    (copy,) = copies(tmp_path / "out")
+    command = kexec.command(machine, config.Config(), image, running=[])
+    target = command.record.manifest.targets[0]
+    output = str(tmp_path / "victim.img")
+    victim.build(machine, config.Config(), command, target, storage.recipe(target, 1 << 30), {}, output)
+    assert inspect.extract(output, str(copy)) == kernelmaker.bzimage(RELEASE)
+    assert copies(tmp_path) == []
 
 
 def test_record_without_a_copy_is_one_of_an_older_build(machine: Root, tmp_path: Path) -> None:

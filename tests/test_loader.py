@@ -395,6 +395,18 @@ def test_failed_load_says_what_is_loaded_afterwards(
     assert (state.read(machine) is not None) == (left == "still is")
 
 
+def test_what_cannot_fit_is_not_tried(machine: Root, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = arrange(machine, "", monkeypatch)
+    command = command_of(machine, image, stub)
+    size = Path(command.kernel).stat().st_size + Path(image).stat().st_size
+    trees.make(f"file /sys/kernel/kexec_crash_size {size - 1}", Path(machine.directory))
+    with pytest.raises(LoadError, match="MiB are reserved"):
+        kexec.load(machine, command)
+    assert not Path(f"{stub}.calls").exists()
+    trees.make(f"file /sys/kernel/kexec_crash_size {size}", Path(machine.directory))
+    kexec.load(machine, command)
+
+
 NO_PLACE = 'case "$3" in -a) echo "kexec_file_load failed: Cannot assign requested address" >&2; exit 1 ;; esac\n'
 
 

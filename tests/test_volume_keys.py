@@ -142,7 +142,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, configfs: Root) -> list[dict[str, str]
     for path in ("usr/sbin/kexec", "sys/kernel/kexec_crash_size"):
         place = Path(configfs.directory, path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("1")
+        place.write_text("268435456")
     return seen
 
 

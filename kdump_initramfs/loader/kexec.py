@@ -132,17 +132,29 @@ def load(root: Root, wanted: Command) -> None:
     """Run the command and remember what is loaded; LoadError says why the machine is not armed."""
     if not tools.find(root, "kexec"):
         raise HostError("kexec: no such program", hint="install kexec-tools")
-    if crash.reserved_bytes(root) == 0:
-        raise LoadError(
-            "no memory is reserved for a capture kernel (/sys/kernel/kexec_crash_size is 0)",
-            hint="add crashkernel=256M to the kernel's command line in the boot loader, and reboot",
-        )
+    _check_room(root, wanted)
     _check_may_load(root)
     keys = wanted.record.manifest.volume_keys
     volume_keys.check(keys)
     with volume_keys.registered(root, keys):
         words = _load(root, wanted.words)
     state.write(root, image=wanted.image, described=wanted.record, words=words)
+
+
+def _check_room(root: Root, wanted: Command) -> None:
+    """Refuse what cannot fit, as far as the sizes of the files tell, before the kernel frees what is loaded."""
+    reserved = crash.reserved_bytes(root)
+    if reserved == 0:
+        raise LoadError(
+            "no memory is reserved for a capture kernel (/sys/kernel/kexec_crash_size is 0)",
+            hint="add crashkernel=256M to the kernel's command line in the boot loader, and reboot",
+        )
+    needed = os.path.getsize(wanted.kernel) + wanted.record.image_bytes
+    if needed > reserved:
+        raise LoadError(
+            f"{wanted.image}: {needed >> 20} MiB with its kernel, but {reserved >> 20} MiB are reserved",
+            hint="enlarge crashkernel= in the boot loader and reboot; what was loaded before still is",
+        )
 
 
 def _load(root: Root, words: tuple[str, ...]) -> tuple[str, ...]:
