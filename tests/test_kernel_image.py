@@ -4,6 +4,7 @@ import io
 import os
 import random
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import kernel_image, kernel_payload, pe
 from kdump_initramfs.formats.kernel_image import KernelImage
-from tests import elfmaker, kernelmaker, kernels
+from tests import elfmaker, kernelmaker, kernels, programs
 from tests.kernelmaker import bzimage, image, kernel, pack, s390, uki, vmlinux, zboot, zimage
 
 RELEASE = "6.12.9-test"
@@ -386,6 +387,30 @@ def test_real_kernel_unpacks_to_what_says_its_release() -> None:
                 )
                 assert kernel_payload.release(stream, anonymous, release) == release
     assert unpackable
+
+
+# Where systemd-boot-efi of Debian has the part of a unified image that runs first.
+STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+
+
+def test_real_unified_image_gives_back_its_kernel(tmp_path: Path) -> None:
+    """Made as systemd-stub(7) tells it, by objcopy."""
+    programs.need("objcopy")
+    if not os.path.isfile(STUB):
+        pytest.skip(f"{STUB}: not installed (systemd-boot-efi)")
+    release, root = next(iter(kernels.roots().items()))
+    image = Path(f"{root}/boot/vmlinuz-{release}")
+    (tmp_path / "uname").write_text(f"{release}\n")
+    (tmp_path / "initrd").write_bytes(bytes(100_000))
+    sections = {".uname": tmp_path / "uname", ".linux": image, ".initrd": tmp_path / "initrd"}
+    words = ["objcopy"]
+    for number, (name, path) in enumerate(sections.items(), start=1):
+        words += ["--add-section", f"{name}={path}", "--change-section-vma", f"{name}={number * 0x4000000:#x}"]
+    subprocess.run([*words, STUB, str(tmp_path / "it.efi")], check=True)
+    content = (tmp_path / "it.efi").read_bytes()
+    found = read(content)
+    assert (found.format, found.machine, found.release) == ("uki", "x86_64", release)
+    assert unpacked(content) == image.read_bytes()
 
 
 FOREIGN = {

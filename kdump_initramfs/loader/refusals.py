@@ -16,7 +16,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     # One sentence without a stop at its end.
     meaning: str
     remedy: str
-    # Another system call may do; never true of a signature.
+    # The other system call may do. Never true where a signature, or a policy, was the reason.
     tries_other: bool = False
 
 
@@ -88,9 +88,6 @@ ERRNOS = {
     ),
     "EMSGSIZE": Refusal(meaning="the signature of the kernel image has a wrong size", remedy=_SIGN),
 }
-SIGNATURE_ERRNOS = frozenset(
-    {"EKEYREJECTED", "ENOKEY", "EKEYEXPIRED", "EKEYREVOKED", "ENODATA", "ENOPKG", "EBADMSG", "ELIBBAD", "EMSGSIZE"}
-)
 
 # What kexec says before it has called the kernel at all; what is loaded still is.
 WORDS = {
@@ -168,5 +165,4 @@ def errno_of(said: Sequence[str]) -> str:
 
 def may_try_other(said: Sequence[str]) -> bool:
     """Tell whether the other system call may do what this one did not; after a refused signature, never."""
-    name = errno_of(said)
-    return name not in SIGNATURE_ERRNOS and ERRNOS.get(name, UNKNOWN).tries_other
+    return ERRNOS.get(errno_of(said), UNKNOWN).tries_other
