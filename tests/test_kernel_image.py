@@ -414,6 +414,7 @@ def test_real_unified_image_gives_back_its_kernel(tmp_path: Path) -> None:
 
 
 FOREIGN = {
+    "i386": ("bzImage", "i686"),
     "arm64": ("Image", "aarch64"),
     "ppc64el": ("vmlinux", "ppc64le"),
     "s390x": ("s390", "s390x"),

@@ -231,6 +231,31 @@ def test_format_that_neither_system_call_knows_is_an_error(sysroot: Callable[...
     assert caught.value.hint == "name one of the format vmlinux in kernel.image"
 
 
+@pytest.mark.parametrize(
+    ("machine", "image_format", "setting", "said", "hint"),
+    [
+        (
+            "x86_64",
+            "vmlinux",
+            "file",
+            r"by kexec_file_load on x86_64 \(kexec.syscall",
+            "name one of the format bzImage",
+        ),
+        ("s390x", "vmlinux", "load", "by kexec_load on s390x", "name one of the format s390 in"),
+        ("i686", "bzImage", "file", "by kexec_file_load on i686", "i686 does not have that one"),
+        ("x86_64", "vmlinux", "auto", r"by kexec_file_load on x86_64 \(the kernel is locked", "bzImage"),
+    ],
+)
+def test_format_that_the_one_system_call_does_not_know_is_an_error(
+    machine: str, image_format: str, setting: str, said: str, hint: str, sysroot: Callable[..., Root]
+) -> None:
+    root = sysroot({"/sys/kernel/security/lockdown": "none [integrity]" if setting == "auto" else "[none]"})
+    settings = config.load(root="/no/such", overrides=[f"kexec.syscall={setting}"])
+    with pytest.raises(LoadError, match=said) as caught:
+        syscall.choose(root, settings, machine=machine, image_format=image_format)
+    assert hint in str(caught.value.hint)
+
+
 def test_every_machine_with_a_length_of_command_line_has_its_formats_and_a_source() -> None:
     assert set(MAX_BYTES) <= set(syscall.READS)
     assert all(reads.reason and (reads.file or reads.load) for reads in syscall.READS.values())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fELF"
 _EI_CLASS, _EI_DATA = 4, 5  # positions in e_ident
+_MAX_NAMES_BYTES = 1 << 20  # of the names of sections
 _HEADER_BYTES = 64  # of the larger, 64-bit header
 
 # `uname -m` by e_machine, word size and byte order; x86_64 with 32 bits is x32.
@@ -111,7 +112,7 @@ def find_section(stream: BinaryIO, name: bytes, path: str) -> tuple[int, int] | 
         if header["e_shstrndx"] >= len(sections):
             return None
         names = sections[header["e_shstrndx"]]
-        text = _take(stream, names["sh_offset"], names["sh_size"])
+        text = _take(stream, names["sh_offset"], min(names["sh_size"], _MAX_NAMES_BYTES))
     except _BrokenError as error:
         raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
     found = (each for each in sections if text.startswith(name + b"\0", each["sh_name"]))

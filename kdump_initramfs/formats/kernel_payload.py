@@ -5,6 +5,7 @@ its version as "Linux version …" (init/version.c). Everything is streamed: no 
 """
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import BinaryIO
 from kdump_initramfs.errors import HostError, ImageError
 from kdump_initramfs.formats import compression, kernel_image
 from kdump_initramfs.formats.kernel_image import KernelImage
+
+logger = logging.getLogger(__name__)
 
 # Ten times as much as a kernel with everything built in.
 MAX_BYTES = 512 << 20
@@ -63,8 +66,8 @@ def contents(stream: BinaryIO, image: KernelImage, name: str) -> Iterator[bytes]
             yield from _bounded(_unpacked(stream, kernel, name), name)
         else:
             yield from _range(stream, image.payload_offset, image.payload_bytes or stream.seek(0, os.SEEK_END))
-    except HostError:
-        return
+    except HostError as error:
+        logger.debug("%s", error)
 
 
 def _unpacked(stream: BinaryIO, kernel: KernelImage, name: str) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ afterwards, and at every instant the record that fits the image (image/record.py
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from kdump_initramfs.formats import kernel_image, kernel_payload
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.model import ImageRecord, Kernel
+
+logger = logging.getLogger(__name__)
 
 _PIECE_BYTES = 1 << 20
 # What kexec takes, by kexec-tools or by the kernel (kernel_image.Format).
@@ -38,6 +41,7 @@ def add(root: Root, image: str, described: ImageRecord) -> ImageRecord:
             _check(partial, kernel)
         copy = f"{name}{_SUFFIX}{digest[:16]}"
         os.rename(partial, os.path.join(directory, copy))
+        logger.info("wrote %s for kexec: %s", os.path.join(directory, copy), _WHY[kernel.copied_because])
     except BaseException:
         with suppress(OSError):
             os.unlink(partial)
@@ -46,6 +50,10 @@ def add(root: Root, image: str, described: ImageRecord) -> ImageRecord:
 
 
 _SUFFIX = ".kernel-"
+_WHY = {
+    "packed": "what is in the kernel image, which kexec cannot take as it is",
+    "unmounted": "a copy of the kernel image, whose file system has noauto in /etc/fstab",
+}
 
 
 def remove_others(image: str, described: ImageRecord) -> None:

@@ -57,6 +57,14 @@ def choose(root: Root, config: Config, *, machine: str = "", image_format: str =
 
     `with_keys`: volume keys are handed over, which kexec_file_load(2) alone does.
     """
+    reads = READS.get(machine) if image_format else None
+    choice = _chosen(root, config, reads, image_format, with_keys=with_keys)
+    if reads is not None:
+        _check_format(choice, reads, image_format, machine)
+    return choice
+
+
+def _chosen(root: Root, config: Config, reads: Reads | None, image_format: str, *, with_keys: bool) -> Choice:
     needed = _needed(config, with_keys=with_keys)
     enforced = signatures_enforced(root)
     if enforced and needed and needed.option == LOAD and config.kexec.syscall != "load":
@@ -67,7 +75,7 @@ def choose(root: Root, config: Config, *, machine: str = "", image_format: str =
         return Choice(FILE if config.kexec.syscall == "file" else LOAD, "kexec.syscall says so")
     if secured := enforced or _secure_boot(root):
         return Choice(FILE, secured)
-    return _possible(root, READS.get(machine), machine, image_format)
+    return _possible(root, reads, image_format)
 
 
 def _needed(config: Config, *, with_keys: bool) -> Choice | None:
@@ -94,24 +102,28 @@ def _for_kexec_load(config: Config) -> str:
     return "kexec.core_headers" if config.kexec.core_headers != "auto" else ""
 
 
-def _possible(root: Root, reads: Reads | None, machine: str, image_format: str) -> Choice:
+def _possible(root: Root, reads: Reads | None, image_format: str) -> Choice:
     options = (kernel.running_config(root) or "").splitlines()
     has_file, has_load = "CONFIG_KEXEC_FILE=y" in options, "CONFIG_KEXEC=y" in options
     if has_load and not has_file:
         return Choice(LOAD, "the running kernel has no kexec_file_load (CONFIG_KEXEC_FILE)")
     if has_file and not has_load:
         return Choice(FILE, "the running kernel has no kexec_load (CONFIG_KEXEC)")
-    if reads is None or not image_format:
-        return Choice(EITHER, "nothing speaks against either")
-    by_file, by_load = image_format in reads.file, image_format in reads.load
-    if by_file and by_load:
-        return Choice(EITHER, "nothing speaks against either")
-    if not by_file and not by_load:
+    if reads is not None and (image_format in reads.file) != (image_format in reads.load):
+        return Choice(FILE if image_format in reads.file else LOAD, f"{image_format}: {reads.reason}")
+    return Choice(EITHER, "nothing speaks against either")
+
+
+def _check_format(choice: Choice, reads: Reads, image_format: str, machine: str) -> None:
+    """Refuse what the system call would, which frees what is loaded before it looks at the format."""
+    taken = {FILE: reads.file, LOAD: reads.load, EITHER: (*reads.file, *reads.load)}[choice.option]
+    if image_format not in taken:
+        name = {FILE: "kexec_file_load", LOAD: "kexec_load", EITHER: "kexec"}[choice.option]
+        names = " or ".join(dict.fromkeys(taken))
         raise LoadError(
-            f"a kernel image of the format {image_format} cannot be loaded by kexec on {machine}",
-            hint=f"name one of the format {' or '.join(dict.fromkeys(reads.file + reads.load))} in kernel.image",
+            f"a kernel image of the format {image_format} cannot be loaded by {name} on {machine} ({choice.reason})",
+            hint=f"name one of the format {names} in kernel.image" if names else f"{machine} does not have that one",
         )
-    return Choice(FILE if by_file else LOAD, f"{image_format} on {machine}: {reads.reason}")
 
 
 def signatures_enforced(root: Root) -> str:
