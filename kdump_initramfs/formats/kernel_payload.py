@@ -75,7 +75,9 @@ def _unpacked(stream: BinaryIO, kernel: KernelImage, name: str) -> Iterator[byte
     try:
         yield from compression.first_stream(stream, kernel.compression, size_bytes=kernel.payload_bytes, name=name)
     except ImageError as error:
-        raise HostError(str(error), hint="reinstall the kernel's package, or name another image") from None
+        raise HostError(
+            str(error), hint="reinstall the kernel's package, or unpack it by hand and name that in kernel.image"
+        ) from None
 
 
 def _bounded(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
