@@ -599,6 +599,12 @@ def test_reserved_memory_is_found_at_both_places(sysroot: Make) -> None:
     assert crash.reserved_bytes(sysroot({"/sys/kernel/kexec_crash_size": "5\n"})) == 5
 
 
+@pytest.mark.parametrize("directory", ["/sys/kernel", "/sys/kernel/kexec"])
+def test_size_of_the_elf_headers_is_read_from_either_place(directory: str, sysroot: Make) -> None:
+    assert crash.elfcorehdr_bytes(sysroot({f"{directory}/crash_elfcorehdr_size": "458752\n"})) == 458752
+    assert crash.elfcorehdr_bytes(Root("/no/such")) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "apicid"),
     [

@@ -431,8 +431,13 @@ def test_what_cannot_fit_is_not_tried(machine: Root, image: str, monkeypatch: py
     trees.make(f"file /sys/kernel/kexec_crash_size {size - 1}", Path(machine.directory))
     with pytest.raises(LoadError, match="MiB are reserved"):
         kexec.load(machine, command)
+    trees.make(
+        f"file /sys/kernel/kexec_crash_size {size}\nfile /sys/kernel/crash_elfcorehdr_size 1", Path(machine.directory)
+    )
+    with pytest.raises(LoadError, match="MiB are reserved"):
+        kexec.load(machine, command)
     assert not Path(f"{stub}.calls").exists()
-    trees.make(f"file /sys/kernel/kexec_crash_size {size}", Path(machine.directory))
+    trees.make(f"file /sys/kernel/kexec_crash_size {size + 1}", Path(machine.directory))
     kexec.load(machine, command)
 
 

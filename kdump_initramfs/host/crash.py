@@ -11,8 +11,15 @@ _KINDS = ("cpu", "memory")
 
 def reserved_bytes(root: Root) -> int:
     """Return how much memory is set aside for the capture kernel."""
-    text = _read(root, "crash_size")
-    return int(text) if text.isdecimal() else 0
+    return _number(root, "crash_size")
+
+
+def elfcorehdr_bytes(root: Root) -> int:
+    """Return how much of it the description of the crashed kernel's memory takes; 0 where the kernel does not tell.
+
+    A kernel that follows hot plugging tells (CONFIG_CRASH_HOTPLUG): it keeps room for memory that may come.
+    """
+    return _number(root, "crash_elfcorehdr_size")
 
 
 def is_loaded(root: Root) -> bool:
@@ -27,5 +34,12 @@ def followed_hotplug(root: Root) -> tuple[str, ...]:
     return tuple(kind for kind in _KINDS if root.read_word(f"/sys/devices/system/{kind}/crash_hotplug") == "1")
 
 
+def _number(root: Root, name: str) -> int:
+    text = _read(root, name)
+    return int(text) if text.isdecimal() else 0
+
+
 def _read(root: Root, name: str) -> str:
-    return root.read_word(f"/sys/kernel/kexec_{name}") or root.read_word(f"/sys/kernel/kexec/{name}")
+    # The size of the description alone has no "kexec_" in its first place.
+    first = name if name == "crash_elfcorehdr_size" else f"kexec_{name}"
+    return root.read_word(f"/sys/kernel/{first}") or root.read_word(f"/sys/kernel/kexec/{name}")

@@ -149,7 +149,7 @@ def _check_room(root: Root, wanted: Command) -> None:
             "no memory is reserved for a capture kernel (/sys/kernel/kexec_crash_size is 0)",
             hint="add crashkernel=256M to the kernel's command line in the boot loader, and reboot",
         )
-    needed = os.path.getsize(wanted.kernel) + wanted.record.image_bytes
+    needed = os.path.getsize(wanted.kernel) + wanted.record.image_bytes + crash.elfcorehdr_bytes(root)
     if needed > reserved:
         raise LoadError(
             f"{wanted.image}: {needed >> 20} MiB with its kernel, but {reserved >> 20} MiB are reserved",
