@@ -84,6 +84,10 @@ class KernelSection(_Section, frozen=True, kw_only=True):
 class KexecSection(_Section, frozen=True, kw_only=True):
     # kexec_file_load(2), kexec_load(2), or the one that this machine's lockdown allows.
     syscall: Literal["auto", "file", "load"] = "auto"
+    # Format of the ELF headers that describe the memory of the crashed kernel; "auto": what kexec-tools chooses.
+    core_headers: Literal["auto", "elf32", "elf64"] = "auto"
+    # Whether a VGA card is reset, and its console used, between the crash and the capture kernel.
+    reset_vga: bool = False
     extra_args: tuple[str, ...] = ()
 
 

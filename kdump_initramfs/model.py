@@ -108,12 +108,17 @@ class Kernel(Struct, frozen=True, kw_only=True):
     release: str
     # Path of the bootable image on the host.
     image: str
+    # As formats/kernel_image.py calls it; "" of one that it does not know.
+    image_format: str = ""
     # Its directory of modules on the host.
     modules_dir: str
     # The initramfs compressions that it can unpack, of zstd, xz, gzip (CONFIG_RD_*); None if its config is unknown.
     initramfs_compressions: tuple[str, ...] | None
     # It hands volume keys of LUKS devices over to a capture kernel, and takes them as one (CONFIG_CRASH_DM_CRYPT).
     hands_over_volume_keys: bool = False
+    # Why kexec gets a copy beside the capture image: the image is packed in a way that it cannot read, or lies where
+    # nothing may be mounted at boot; "" where it gets the image itself.
+    copied_because: Literal["", "packed", "unmounted"] = ""
 
 
 class Filesystem(Struct, frozen=True, kw_only=True):
@@ -380,3 +385,6 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     # sha256 of the manifest inside; a dump names the image that took it by this.
     digest: str
     manifest: Manifest
+    # Name of the kernel's copy, in the same directory, and its digest; "" where kexec gets the kernel image itself.
+    kernel_copy: str = ""
+    kernel_copy_sha256: str = ""

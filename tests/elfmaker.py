@@ -24,6 +24,9 @@ S390X = Machine(22, 64, big=True)
 X86_64 = Machine(62, 64)
 X32 = Machine(62, 32)
 AARCH64 = Machine(183, 64)
+PPC64 = Machine(21, 64, big=True)
+PPC64LE = Machine(21, 64)
+RISCV64 = Machine(243, 64)
 
 
 class _Layout:
@@ -92,8 +95,13 @@ def program(
 
 def module(*pairs: tuple[str, str], machine: Machine = X86_64, name: str = ".modinfo") -> bytes:
     """Return a kernel module with a .modinfo section."""
-    layout = _Layout(machine)
     content = b"".join(f"{key}={value}\0".encode() for key, value in pairs)
+    return with_section(name, content, machine=machine)
+
+
+def with_section(name: str, content: bytes, *, machine: Machine = X86_64) -> bytes:
+    """Return a file with a section of that name."""
+    layout = _Layout(machine)
     names = f"\0.text\0{name}\0.shstrtab\0".encode()
     start = layout.header_bytes
     shoff = start + len(content) + len(names)

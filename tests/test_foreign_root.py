@@ -16,7 +16,7 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import fstab, kernel, targets
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import inspect
-from tests import command, programs, trees
+from tests import command, kernelmaker, programs, trees
 
 ABSENT_UUID = "2f0c1a52-7d0a-4b3c-9f47-5d2f0d3f1a11"
 
@@ -82,8 +82,8 @@ def test_a_disk_that_is_there_is_looked_at_in_generic_mode_too(host_root: Callab
 def test_the_only_kernel_of_a_root_that_is_not_running_is_meant(
     releases: list[str], running: str, expected: str, sysroot: Callable[..., Root]
 ) -> None:
-    files = {f"/lib/modules/{release}/modules.dep": "" for release in releases}
-    files |= {f"/boot/vmlinuz-{release}": "" for release in releases}
+    files: dict[str, str | bytes] = {f"/lib/modules/{release}/modules.dep": "" for release in releases}
+    files |= {f"/boot/vmlinuz-{release}": kernelmaker.bzimage(release) for release in releases}
     files |= {"/proc/sys/kernel/osrelease": running} if running else {"/etc/x": ""}
     try:
         found = kernel.read(sysroot(files), config.KernelSection(), "x86_64").release

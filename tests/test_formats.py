@@ -1,4 +1,4 @@
-"""Small formats: superblocks, the head of a bzImage, and saved vmcores, whole, cut off and made up."""
+"""Small formats: superblocks and saved vmcores, whole, cut off and made up."""
 
 import io
 import json
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdump_initramfs.formats import bzimage, luks, superblock, vmcore
+from kdump_initramfs.formats import luks, superblock, vmcore
 from kdump_initramfs.formats.vmcore import Vmcore, VmcoreError
-from tests import kernels, programs, trees
+from tests import programs, trees
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 
@@ -103,36 +103,6 @@ def test_damaged_luks2_header_is_none(area: bytes) -> None:
 @given(st.binary(max_size=600))
 def test_any_bytes_after_the_magic_are_a_luks_header_or_none(tail: bytes) -> None:
     luks.parse(luks.MAGIC + tail)
-
-
-# --- bzImage -----------------------------------------------------------------------------------------------------
-
-
-def test_release_of_real_kernels_is_read() -> None:
-    for release, root in kernels.roots().items():
-        head = Path(f"{root}/boot/vmlinuz-{release}").read_bytes()[:0x10000]
-        assert bzimage.release(head) == release
-
-
-def test_release_is_the_first_word_of_the_version() -> None:
-    assert bzimage.release(trees.bzimage("6.1.0-35-amd64")) == "6.1.0-35-amd64"
-
-
-@pytest.mark.parametrize("size", [0, 1, 0x202, 0x205, 0x206, 0x20E, 0x20F, 0x210, 0x300])
-def test_truncated_bzimage_names_no_release(size: int) -> None:
-    assert bzimage.release(trees.bzimage("6.1")[:size]) is None
-
-
-@pytest.mark.parametrize("pointer", [0, 0x7FFF, 0xFFFF])
-def test_pointer_that_leads_nowhere_names_no_release(pointer: int) -> None:
-    head = bytearray(trees.bzimage("6.1"))
-    struct.pack_into("<H", head, 0x20E, pointer)
-    assert bzimage.release(bytes(head)) is None
-
-
-@given(st.binary(max_size=0x500))
-def test_any_bytes_name_a_release_or_none(head: bytes) -> None:
-    assert bzimage.release(head) is None or head[0x202:0x206] == b"HdrS"
 
 
 # --- vmcores -----------------------------------------------------------------------------------------------------

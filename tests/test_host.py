@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from kdump_initramfs import config
 from kdump_initramfs.config import DiskTarget, KernelSection, PathTarget
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import block, content, crypttab, kernel, keyring, mounts, probe, stack, targets, tools
+from kdump_initramfs.host import block, content, crash, crypttab, kernel, keyring, mounts, probe, stack, targets, tools
 from kdump_initramfs.host.mounts import Mount
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, CryptEntry, TargetFacts
-from tests import elfmaker, kernels, programs, trees
+from tests import elfmaker, kernelmaker, kernels, programs, trees
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
 HostRoot = Callable[[str], Root]
@@ -401,18 +401,18 @@ def test_loop_of_links_is_an_error(sysroot: Make) -> None:
     ],
 )
 def test_kernel_is_found_where_distributions_put_it(image: str, sysroot: Make) -> None:
-    root = sysroot({image: trees.bzimage("6.1"), "/lib/modules/6.1/modules.dep": ""})
+    root = sysroot({image: kernelmaker.bzimage("6.1"), "/lib/modules/6.1/modules.dep": ""})
     assert kernel.read(root, KernelSection(version="6.1"), "x86_64").image == image
 
 
 def test_modules_are_found_below_usr_as_well(sysroot: Make) -> None:
-    root = sysroot({"/boot/vmlinuz-6.1": trees.bzimage("6.1"), "/usr/lib/modules/6.1/modules.dep": ""})
+    root = sysroot({"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), "/usr/lib/modules/6.1/modules.dep": ""})
     assert kernel.read(root, KernelSection(version="6.1"), "x86_64").modules_dir == "/usr/lib/modules/6.1"
 
 
 def test_configured_image_and_modules_are_taken(sysroot: Make) -> None:
     root = sysroot(
-        {"/opt/bz": trees.bzimage("6.1"), "/opt/modules/modules.dep": "", "/opt/config-6.1": "CONFIG_RD_XZ=y"}
+        {"/opt/bz": kernelmaker.bzimage("6.1"), "/opt/modules/modules.dep": "", "/opt/config-6.1": "CONFIG_RD_XZ=y"}
     )
     found = kernel.read(root, KernelSection(version="6.1", image="/opt/bz", modules_dir="/opt/modules"), "x86_64")
     assert (found.image, found.modules_dir, found.initramfs_compressions) == ("/opt/bz", "/opt/modules", ("xz",))
@@ -429,7 +429,7 @@ def test_configured_image_and_modules_are_taken(sysroot: Make) -> None:
     ],
 )
 def test_compressions_are_those_of_the_kernels_config(text: str | None, able: tuple[str, ...], sysroot: Make) -> None:
-    files = {"/boot/vmlinuz-6.1": trees.bzimage("6.1"), "/lib/modules/6.1/modules.dep": b""}
+    files = {"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), "/lib/modules/6.1/modules.dep": b""}
     root = sysroot(files if text is None else files | {"/boot/config-6.1": text.encode()})
     assert kernel.read(root, KernelSection(version="6.1"), "x86_64").initramfs_compressions == able
 
@@ -594,9 +594,15 @@ def test_host_name_is_safe_in_a_directory_name(text: str, name: str, host_root: 
 
 
 def test_reserved_memory_is_found_at_both_places(sysroot: Make) -> None:
-    assert probe.reserved_bytes(sysroot({})) == 0
-    assert probe.reserved_bytes(sysroot({"/sys/kernel/kexec/crash_size": "7\n"})) == 7
-    assert probe.reserved_bytes(sysroot({"/sys/kernel/kexec_crash_size": "5\n"})) == 5
+    assert crash.reserved_bytes(sysroot({})) == 0
+    assert crash.reserved_bytes(sysroot({"/sys/kernel/kexec/crash_size": "7\n"})) == 7
+    assert crash.reserved_bytes(sysroot({"/sys/kernel/kexec_crash_size": "5\n"})) == 5
+
+
+@pytest.mark.parametrize("directory", ["/sys/kernel", "/sys/kernel/kexec"])
+def test_size_of_the_elf_headers_is_read_from_either_place(directory: str, sysroot: Make) -> None:
+    assert crash.elfcorehdr_bytes(sysroot({f"{directory}/crash_elfcorehdr_size": "458752\n"})) == 458752
+    assert crash.elfcorehdr_bytes(Root("/no/such")) == 0
 
 
 @pytest.mark.parametrize(

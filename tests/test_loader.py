@@ -1,5 +1,6 @@
 """Arming: the capture kernel's command line, the kexec command, what is remembered of it, and what init systems get."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kdump_initramfs import build as spine
 from kdump_initramfs import config
-from kdump_initramfs.errors import HostError, LoadError
+from kdump_initramfs.errors import ConfigError, HostError, LoadError
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader import cmdline, emit, kexec, state, status
+from kdump_initramfs.image import record
+from kdump_initramfs.loader import cmdline, emit, kexec, refusals, state, status, syscall
 from kdump_initramfs.loader.cmdline import APPENDED, MAX_BYTES, REMOVED
 from tests import programs, trees
 
@@ -172,7 +175,7 @@ EFI = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 
 
 @pytest.mark.parametrize(
-    ("syscall", "lockdown", "secure_boot", "option"),
+    ("wanted", "lockdown", "secure_boot", "option"),
     [
         ("auto", "", b"", "-a"),
         ("auto", "[none] integrity confidentiality\n", b"", "-a"),
@@ -186,16 +189,295 @@ EFI = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
     ],
 )
 def test_system_call_is_the_one_that_the_machine_allows(
-    syscall: str, lockdown: str, secure_boot: bytes, option: str, sysroot: Callable[..., Root]
+    wanted: str, lockdown: str, secure_boot: bytes, option: str, sysroot: Callable[..., Root]
 ) -> None:
     root = sysroot({"/sys/kernel/security/lockdown": lockdown, EFI: secure_boot})
-    settings = config.load(root=root.directory, overrides=[f"kexec.syscall={syscall}"])
-    assert kexec.syscall_option(root, settings) == (option,)
+    settings = config.load(root=root.directory, overrides=[f"kexec.syscall={wanted}"])
+    assert syscall.choose(root, settings).option == option
+
+
+# What the running kernel has, what it runs on, and what is to be loaded; the option, and what of its reason.
+CHOICES = {
+    "both system calls": ("CONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y", "x86_64", "bzImage", "-a", "nothing speaks"),
+    "a configuration that tells nothing": ("CONFIG_X=y", "x86_64", "bzImage", "-a", "nothing speaks"),
+    "no kexec_file_load": ("CONFIG_KEXEC=y", "x86_64", "bzImage", "-c", "no kexec_file_load"),
+    "no kexec_load": ("CONFIG_KEXEC_FILE=y", "x86_64", "bzImage", "-s", "no kexec_load"),
+    "enforced signatures": ("CONFIG_KEXEC_SIG_FORCE=y", "x86_64", "bzImage", "-s", "CONFIG_KEXEC_SIG_FORCE"),
+    "vmlinux on x86_64": ("", "x86_64", "vmlinux", "-c", "machine_kexec_64.c"),
+    "bzImage on i686": ("", "i686", "bzImage", "-c", "needs a 64-bit kernel"),
+    "Image on aarch64": ("", "aarch64", "Image", "-a", "nothing speaks"),
+    "vmlinux on aarch64": ("", "aarch64", "vmlinux", "-c", "arch/arm64"),
+    "vmlinux on ppc64le": ("", "ppc64le", "vmlinux", "-a", "nothing speaks"),
+    "an s390x kernel": ("", "s390x", "s390", "-a", "nothing speaks"),
+    "vmlinux on s390x": ("", "s390x", "vmlinux", "-s", "arch/s390"),
+    "Image on riscv64": ("", "riscv64", "Image", "-a", "nothing speaks"),
+    "a format that is not known": ("", "x86_64", "", "-a", "nothing speaks"),
+    "a machine that is not known": ("", "sparc64", "vmlinux", "-a", "nothing speaks"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_system_call_is_one_that_kernel_and_format_know(name: str, sysroot: Callable[..., Root]) -> None:
+    options, machine, image_format, option, reason = CHOICES[name]
+    root = sysroot({"/proc/sys/kernel/osrelease": "6.1\n", "/boot/config-6.1": options})
+    choice = syscall.choose(root, config.Config(), machine=machine, image_format=image_format)
+    assert choice.option == option
+    assert reason in choice.reason
+
+
+def test_format_that_neither_system_call_knows_is_an_error(sysroot: Callable[..., Root]) -> None:
+    with pytest.raises(LoadError, match="zImage cannot be loaded by kexec on ppc64le") as caught:
+        syscall.choose(sysroot({}), config.Config(), machine="ppc64le", image_format="zImage")
+    assert caught.value.hint == "name one of the format vmlinux in kernel.image"
+
+
+@pytest.mark.parametrize(
+    ("machine", "image_format", "setting", "said", "hint"),
+    [
+        (
+            "x86_64",
+            "vmlinux",
+            "file",
+            r"by kexec_file_load on x86_64 \(kexec.syscall",
+            "name one of the format bzImage",
+        ),
+        ("s390x", "vmlinux", "load", "by kexec_load on s390x", "name one of the format s390 in"),
+        ("i686", "bzImage", "file", "by kexec_file_load on i686", "i686 does not have that one"),
+        ("x86_64", "vmlinux", "auto", r"by kexec_file_load on x86_64 \(the kernel is locked", "bzImage"),
+    ],
+)
+def test_format_that_the_one_system_call_does_not_know_is_an_error(
+    machine: str, image_format: str, setting: str, said: str, hint: str, sysroot: Callable[..., Root]
+) -> None:
+    root = sysroot({"/sys/kernel/security/lockdown": "none [integrity]" if setting == "auto" else "[none]"})
+    settings = config.load(root="/no/such", overrides=[f"kexec.syscall={setting}"])
+    with pytest.raises(LoadError, match=said) as caught:
+        syscall.choose(root, settings, machine=machine, image_format=image_format)
+    assert hint in str(caught.value.hint)
+
+
+def test_every_machine_with_a_length_of_command_line_has_its_formats_and_a_source() -> None:
+    assert set(MAX_BYTES) <= set(syscall.READS)
+    assert all(reads.reason and (reads.file or reads.load) for reads in syscall.READS.values())
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"/sys/firmware/ipl/secure": "1\n"},
+        {"/proc/device-tree/ibm,secureboot/os-secureboot-enforcing": b""},
+        {"/proc/device-tree/ibm,secure-boot": b"\0\0\0\2"},
+    ],
+)
+def test_secure_boot_of_other_machines_is_seen(place: dict[str, Any], sysroot: Callable[..., Root]) -> None:
+    assert syscall.choose(sysroot(place), config.Config()).option == "-s"
+
+
+def test_secure_boot_of_power_that_does_not_enforce_is_none(sysroot: Callable[..., Root]) -> None:
+    root = sysroot({"/proc/device-tree/ibm,secure-boot": b"\0\0\0\1", "/sys/firmware/ipl/secure": "0\n"})
+    assert syscall.choose(root, config.Config()).option == "-a"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("kexec.reset_vga=true", ("--reset-vga", "--console-vga")),
+        ("kexec.core_headers=elf32", ("--elf32-core-headers",)),
+        ("kexec.core_headers=elf64", ("--elf64-core-headers",)),
+    ],
+)
+def test_what_kexec_tools_does_itself_is_loaded_by_kexec_load(
+    setting: str, words: tuple[str, ...], machine: Root, image: str
+) -> None:
+    settings = config.load(root="/no/such", overrides=[setting])
+    command = kexec.command(machine, settings, image).words
+    assert command[3] == "-c"
+    assert command[6:] == words
+    both = config.load(root="/no/such", overrides=[setting, "kexec.syscall=file"])
+    with pytest.raises(ConfigError, match=rf"^{setting.partition('=')[0]}: works with kexec_load alone"):
+        kexec.command(machine, both, image)
+    trees.make("file /sys/kernel/security/lockdown none [integrity]", Path(machine.directory))
+    with pytest.raises(LoadError, match=r"works with kexec_load alone, but the kernel is locked down"):
+        kexec.command(machine, settings, image)
+
+
+# --- what a refusal means ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", refusals.ERRNOS)
+@pytest.mark.parametrize("call", ["kexec_load failed: ", "kexec_file_load failed: ", "kexec unload failed: "])
+def test_every_errno_becomes_a_sentence_with_a_remedy(name: str, call: str) -> None:
+    said = ["a warning", call + os.strerror(getattr(errno, name)), "entry       = 0x1 flags = 0x3e0001"]
+    assert refusals.errno_of(said) == name
+    refusal = refusals.explain(said)
+    assert refusal is refusals.ERRNOS[name]
+    assert refusal.meaning[0].islower() or refusal.meaning.startswith("/")
+    assert not refusal.meaning.endswith(".")
+    assert len(refusal.remedy) > 8
+
+
+# What do_kexec_file_load() of kexec-tools counts as a refused signature, and verify_pefile_signature() returns beside.
+SIGNATURE_ERRNOS = {"ELIBBAD", "EKEYREJECTED", "ENOPKG", "ENOKEY", "EBADMSG", "EMSGSIZE", "ENODATA", "EKEYEXPIRED"}
+
+
+def test_errnos_of_the_manual_page_are_all_there() -> None:
+    """ERRORS of kexec_load(2), and those of a signature."""
+    manual = {"EADDRNOTAVAIL", "EBADF", "EBUSY", "EINVAL", "ENOEXEC", "ENOMEM", "EPERM"}
+    assert manual | SIGNATURE_ERRNOS <= set(refusals.ERRNOS)
+
+
+def test_other_system_call_is_never_tried_after_a_refused_signature() -> None:
+    for name in (*SIGNATURE_ERRNOS, "EPERM", "EACCES"):
+        assert not refusals.may_try_other([f"kexec_file_load failed: {os.strerror(getattr(errno, name))}"])
+    assert refusals.may_try_other(["kexec_file_load failed: Cannot assign requested address"])
+    assert not refusals.may_try_other(["Cannot determine the file type of /boot/x"])
+    assert not refusals.may_try_other([])
+
+
+def test_words_of_kexec_are_those_of_the_real_program() -> None:
+    """Those of other architectures, and what getopt says, are not in it."""
+    programs.need("kexec")
+    program = Path(str(shutil.which("kexec"))).read_bytes()
+    elsewhere = {"unrecognized option", "No device tree available"}
+    assert {words for words in refusals.WORDS if words.encode() not in program} == elsewhere
+
+
+def test_words_of_the_real_kexec_are_understood(tmp_path: Path) -> None:
+    programs.need("kexec")
+    nothing = tmp_path / "kernel"
+    nothing.write_text("no kernel")
+    ended = subprocess.run(["kexec", "-p", str(nothing)], capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert refusals.explain((ended.stderr or ended.stdout).splitlines()) is not refusals.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        (["Cannot determine the file type of /boot/vmlinuz"], "does not know the format"),
+        (["Could not find a free area of memory of 0x3000 bytes...", "locate_hole failed"], "do not fit"),
+        (["BzImage is not relocatable. Can't be used as capture kernel."], "runs at a fixed address"),
+        (["kexec_load failed: Success of a kind that nobody knows"], "not known here"),
+        (["kexec_file_load(unload) failed", ": Operation not permitted"], "not known here"),
+        ([], "not known here"),
+    ],
+)
+def test_words_without_an_errno_are_explained(said: list[str], meaning: str) -> None:
+    assert meaning in refusals.explain(said).meaning
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+LOADED_FILES = ("/sys/kernel/kexec_crash_loaded", "/sys/kernel/kexec/crash_loaded")
+KEXEC = """\
+#!/bin/sh
+echo "$@" >>"$0.calls"
+"""
+
+
+def arrange(machine: Root, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the kexec of a machine a script, armed as it is, and let `load` run it for a tree of files."""
+    stub = Path(machine.host("/usr/sbin/kexec"))
+    stub.write_text(KEXEC + script.replace("LOADED", machine.host("/sys/kernel/kexec_crash_loaded")))
+    stub.chmod(0o755)
+    trees.make(f"file {LOADED_FILES[0]} 1", Path(machine.directory))
+    monkeypatch.setattr(kexec, "_check_may_load", lambda _: None)
+    return stub
+
+
+def calls(stub: Path) -> list[str]:
+    return [line.split(" ")[2] for line in Path(f"{stub}.calls").read_text().splitlines()]
+
+
+def command_of(machine: Root, image: str, stub: Path, *options: str) -> kexec.Command:
+    settings = config.load(root="/no/such", overrides=options)
+    command = kexec.command(machine, settings, image)
+    return replace(command, words=(str(stub), *command.words[1:]))
+
+
+FREES = "echo 0 >LOADED\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "expected", "left"),
+    [
+        ("echo 'Cannot determine the file type of it' >&2; exit 1", "does not know the format", "still is"),
+        (
+            FREES + "echo 'kexec_file_load failed: Key was rejected by service' >&2; exit 1",
+            "not accepted",
+            "not armed now",
+        ),
+        ("echo 'kexec_file_load failed: Operation not permitted' >&2; exit 1", "lets nothing be loaded", "still is"),
+        (FREES + "exit 3", "exit status 3", "not armed now"),
+    ],
+)
+def test_failed_load_says_what_is_loaded_afterwards(
+    script: str, expected: str, left: str, machine: Root, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = arrange(machine, script, monkeypatch)
+    state.write(machine, image=image, described=record.read(image), words=("kexec",))
+    with pytest.raises(LoadError, match=expected) as caught:
+        kexec.load(machine, command_of(machine, image, stub))
+    assert left in str(caught.value)
+    assert caught.value.hint
+    assert len(calls(stub)) == 1
+    assert (state.read(machine) is not None) == (left == "still is")
+
+
+def test_what_cannot_fit_is_not_tried(machine: Root, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = arrange(machine, "", monkeypatch)
+    command = command_of(machine, image, stub)
+    size = Path(command.kernel).stat().st_size + Path(image).stat().st_size
+    trees.make(f"file /sys/kernel/kexec_crash_size {size - 1}", Path(machine.directory))
+    with pytest.raises(LoadError, match="MiB are reserved"):
+        kexec.load(machine, command)
+    trees.make(
+        f"file /sys/kernel/kexec_crash_size {size}\nfile /sys/kernel/crash_elfcorehdr_size 1", Path(machine.directory)
+    )
+    with pytest.raises(LoadError, match="MiB are reserved"):
+        kexec.load(machine, command)
+    assert not Path(f"{stub}.calls").exists()
+    trees.make(f"file /sys/kernel/kexec_crash_size {size + 1}", Path(machine.directory))
+    kexec.load(machine, command)
+
+
+NO_PLACE = 'case "$3" in -a) echo "kexec_file_load failed: Cannot assign requested address" >&2; exit 1 ;; esac\n'
+
+
+def test_other_system_call_is_tried_where_it_may_do(machine: Root, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = arrange(machine, NO_PLACE, monkeypatch)
+    kexec.load(machine, command_of(machine, image, stub))
+    assert [line.split(" ")[2] for line in Path(f"{stub}.calls").read_text().splitlines()] == ["-a", "-c"]
+    loaded = state.read(machine)
+    assert loaded is not None
+    assert "-c" in loaded.words
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'echo "kexec_file_load failed: Key was rejected by service" >&2; exit 1',
+        'echo "kexec_file_load failed: Required key not available" >&2; exit 1',
+        'echo "kexec_file_load failed: Permission denied" >&2; exit 1',
+    ],
+)
+def test_refused_signature_is_the_end(script: str, machine: Root, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = arrange(machine, script, monkeypatch)
+    with pytest.raises(LoadError):
+        kexec.load(machine, command_of(machine, image, stub))
+    assert calls(stub) == ["-a"]
+
+
+def test_system_call_that_was_configured_is_the_only_one(
+    machine: Root, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = arrange(machine, NO_PLACE.replace("-a)", "-s)"), monkeypatch)
+    with pytest.raises(LoadError, match="do not fit into the reserved memory"):
+        kexec.load(machine, command_of(machine, image, stub, "kexec.syscall=file"))
+    assert calls(stub) == ["-s"]
 
 
 # --- what is remembered, and what it tells -----------------------------------------------------------------------
-
-LOADED_FILES = ("/sys/kernel/kexec_crash_loaded", "/sys/kernel/kexec/crash_loaded")
 
 
 def arm(root: Root, image: str, *, loaded_file: str = LOADED_FILES[0]) -> None:
@@ -219,6 +501,25 @@ def test_machine_that_is_not_armed_is_status_4_whatever_is_remembered(machine: R
     trees.make(f"file {LOADED_FILES[0]} 0", Path(machine.directory))
     found = status.read(machine)
     assert (found.armed, found.loaded, found.exit_code) == (False, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("files", "followed"),
+    [
+        ("", ()),
+        ("file /sys/devices/system/cpu/crash_hotplug 1\nfile /sys/devices/system/memory/crash_hotplug 0", ("cpu",)),
+        (
+            "file /sys/devices/system/cpu/crash_hotplug 1\nfile /sys/devices/system/memory/crash_hotplug 1",
+            ("cpu", "memory"),
+        ),
+    ],
+)
+def test_armed_machine_tells_which_hot_plugging_the_kernel_follows(
+    files: str, followed: tuple[str, ...], machine: Root, image: str
+) -> None:
+    arm(machine, image)
+    trees.make(files, Path(machine.directory))
+    assert status.read(machine).follows_hotplug == followed
 
 
 def test_machine_without_kexec_support_is_not_armed(sysroot: Callable[..., Root]) -> None:
@@ -296,7 +597,7 @@ def test_local_d_file_runs_the_very_command(shell: str, machine: Root, image: st
     stub.chmod(0o755)
     settings = config.load(root="/no/such", overrides=['kernel.append=[\'x="a $(id) `id` b"\', "it\'s"]'])
     command = kexec.command(machine, settings, image)
-    whole = kexec.Command(words=(str(stub), *command.words[1:]), image=image, record=command.record)
+    whole = replace(command, words=(str(stub), *command.words[1:]))
     script = tmp_path / "kdump.start"
     script.write_text(emit.local_d(whole))
     assert subprocess.run([*words, "-n", str(script)], check=False).returncode == 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kdump_initramfs import build as spine
 from kdump_initramfs import config, run
@@ -141,7 +142,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, configfs: Root) -> list[dict[str, str]
     for path in ("usr/sbin/kexec", "sys/kernel/kexec_crash_size"):
         place = Path(configfs.directory, path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("1")
+        place.write_text("268435456")
     return seen
 
 
@@ -173,7 +174,7 @@ def test_local_d_file_registers_the_keys_for_its_command(
     stub = tmp_path / "kexec"
     stub.write_text(f"#!/bin/sh\ncat {keys}/*/description >{tmp_path}/seen\nexit {status}\n")
     stub.chmod(0o755)
-    whole = kexec.Command(words=(str(stub), *command.words[1:]), image=command.image, record=command.record)
+    whole = replace(command, words=(str(stub), *command.words[1:]))
     script = f"rmdir() {{ rm -r {shlex.quote(str(keys))}/*; }}\n{emit.local_d(whole)}"
     assert subprocess.run(["sh", "-eu", "-c", script], check=False).returncode == status
     assert (tmp_path / "seen").read_text() == "vk:vda2\n"

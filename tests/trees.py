@@ -10,7 +10,7 @@ One directive per line; `| TEXT` lines after one are its content, `#` begins a c
     remove PATH               nothing, whatever an included part had there
     elf PATH [needed=A,B] [interp=PATH] [soname=NAME] [machine=NAME] [holds=TEXT]
     busybox PATH [without=A,B] [needed=A,B] [interp=PATH] [machine=NAME]
-    kernel PATH RELEASE       the head of a bzImage of that release
+    kernel PATH RELEASE [FORMAT]    a kernel image of that release: bzimage, uki, or another FORMAT of below
     modules DIR               modules.dep of the lines that follow, and a tiny module for each of them
     module PATH [KEY=VALUE]   one module with these lines of modinfo
     device PATH TYPE UUID     the head of a block device with a file system (ext4, xfs)
@@ -20,7 +20,6 @@ import gzip
 import lzma
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import zstandard
 from msgspec import Struct
 
 from kdump_initramfs.formats import superblock
-from tests import elfmaker
+from tests import elfmaker, kernelmaker
 
 HOSTS = Path(__file__).parent / "hosts"
 
@@ -135,13 +134,21 @@ def _make_busybox(directive: Directive, place: Path) -> None:
 
 
 def _make_kernel(directive: Directive, place: Path) -> None:
-    place.write_bytes(bzimage(directive.words[0]))
+    release, *form = directive.words
+    place.write_bytes(_KERNELS[form[0] if form else "bzimage"](release))
 
 
-def bzimage(release: str) -> bytes:
-    """Return the head of a bzImage: the magic, and the version behind the pointer at 0x20e."""
-    version = f"{release} (builder@example) #1 SMP".encode() + b"\0"
-    return bytes(0x202) + b"HdrS" + bytes(8) + struct.pack("<H", 0x100) + bytes(0x300 - 0x210) + version
+_KERNELS: dict[str, Callable[[str], bytes]] = {
+    "bzimage": kernelmaker.bzimage,
+    "uki": lambda release: kernelmaker.uki(kernelmaker.bzimage(release), uname=release),
+    "arm64": lambda release: kernelmaker.image("aarch64", kernelmaker.kernel(release)),
+    "arm64-gzip": lambda release: kernelmaker.pack("gzip", kernelmaker.image("aarch64", kernelmaker.kernel(release))),
+    "arm64-zboot": lambda release: kernelmaker.zboot(
+        "aarch64", "gzip", kernelmaker.image("aarch64", kernelmaker.kernel(release))
+    ),
+    "s390": kernelmaker.s390,
+    "vmlinux-ppc64le": lambda release: kernelmaker.vmlinux(elfmaker.PPC64LE, kernelmaker.kernel(release)),
+}
 
 
 def _make_modules(directive: Directive, place: Path) -> None:

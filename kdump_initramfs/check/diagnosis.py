@@ -13,7 +13,7 @@ from kdump_initramfs.host import fstab, kernel, kernel_config, memory, probe, ta
 from kdump_initramfs.host.kernel_config import KernelConfig
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, record
-from kdump_initramfs.loader import bootloader, kexec, needs, sizing, status
+from kdump_initramfs.loader import bootloader, needs, sizing, status, syscall
 from kdump_initramfs.model import ImageRecord, Kernel, TargetFacts
 
 _LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -98,7 +98,7 @@ def _loading(root: Root, config: Config, seen: _Machine) -> loading.Facts:
         kernel_image=root.resolve(seen.kernel.image) if seen.kernel else "",
         kexec=tools.find(root, "kexec"),
         lockdown=root.read_word(_LOCKDOWN),
-        is_locked_down=kexec.is_locked_down(root),
+        is_locked_down=bool(syscall.signatures_enforced(root) or syscall.secure_boot(root)),
         syscall=config.kexec.syscall,
         config=seen.config,
         fstab=fstab.read(root),

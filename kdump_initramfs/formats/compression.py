@@ -31,8 +31,8 @@ _XZ_DICTIONARY_BYTES = 1 << 18
 
 # Packed bytes are fed to a decompressor in small pieces: each may unpack to 30,000 times as much before it is counted.
 _FEED_BYTES = 4096
-# xz -9 needs 65 MiB.
-_XZ_MEMORY_BYTES = 128 << 20
+# xz -9 needs 65 MiB, and a kernel up to 129 (scripts/xz_wrap.sh).
+_XZ_MEMORY_BYTES = 192 << 20
 
 
 class Sink(Protocol):
@@ -98,6 +98,26 @@ def unpack(data: bytes, *, limit_bytes: int, name: str = "compressed data") -> b
 def reader(stream: BinaryIO, name: str = "image") -> io.BufferedReader:
     """Return the unpacked content of `stream` as a file to be read forwards."""
     return io.BufferedReader(_Pieces(_unpacked(stream, name)), buffer_size=1 << 17)
+
+
+def first_stream(stream: BinaryIO, kind: str, *, size_bytes: int, name: str) -> Iterator[bytes]:
+    """Yield what the first compressed stream in `size_bytes` of `stream` unpacks to; what follows it is left aside.
+
+    Beside zstd, xz and gzip these may be bzip2 and lzma, which kernels are packed with. ImageError where the data are
+    broken, or the compression is none that can be unpacked here.
+    """
+    new_decoder, error = _decoders(kind)
+    decoder, rest = new_decoder(), size_bytes
+    while not decoder.eof:
+        data = stream.read(min(_FEED_BYTES, rest))
+        if not data:
+            raise ImageError(f"{name}: truncated {kind} data")
+        rest -= len(data)
+        try:
+            piece = decoder.decompress(data)
+        except error as reason:
+            raise ImageError(f"{name}: broken {kind} data: {reason}") from None
+        yield piece
 
 
 class _PlainWriter:
@@ -177,10 +197,20 @@ def _decoders(kind: str) -> tuple[Callable[[], _Decoder], type[Exception]]:
             import lzma  # noqa: PLC0415
 
             return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES), lzma.LZMAError
-        case _:
+        case "lzma":
+            import lzma  # noqa: PLC0415
+
+            return lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY_BYTES), lzma.LZMAError
+        case "bzip2":
+            import bz2  # noqa: PLC0415
+
+            return bz2.BZ2Decompressor, OSError
+        case "gzip":
             import zlib  # noqa: PLC0415
 
             return lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), zlib.error  # 16: with gzip's header and checksum
+        case _:
+            raise ImageError(f"{kind}: a compression that cannot be unpacked here")
 
 
 class _Pieces(io.RawIOBase):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fELF"
 _EI_CLASS, _EI_DATA = 4, 5  # positions in e_ident
+_MAX_NAMES_BYTES = 1 << 20  # of the names of sections
 _HEADER_BYTES = 64  # of the larger, 64-bit header
 
 # `uname -m` by e_machine, word size and byte order; x86_64 with 32 bits is x32.
@@ -90,6 +91,40 @@ def modinfo(module: bytes, path: str) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, _, value in pairs)
 
 
+def machine(head: bytes, path: str) -> str:
+    """Return the machine that a file is for, as `uname -m` says it, from its first bytes."""
+    try:
+        structs = _layout(head[:16].ljust(16, b"\0"))
+        header: Any = structs.Elf_Ehdr.parse(_slice(head, 0, structs.Elf_Ehdr.sizeof()))
+    except _BrokenError as error:
+        raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
+    return _machine(header, structs)
+
+
+def find_section(stream: BinaryIO, name: bytes, path: str) -> tuple[int, int] | None:
+    """Return where in the file a section is and how many bytes it has, or None where there is none of that name."""
+    try:
+        structs = _layout(_take(stream, 0, 16))
+        header: Any = structs.Elf_Ehdr.parse(_take(stream, 0, structs.Elf_Ehdr.sizeof()))
+        size = structs.Elf_Shdr.sizeof()
+        table = _take(stream, header["e_shoff"], header["e_shnum"] * size)
+        sections: list[Any] = [structs.Elf_Shdr.parse(table[at : at + size]) for at in range(0, len(table), size)]
+        if header["e_shstrndx"] >= len(sections):
+            return None
+        names = sections[header["e_shstrndx"]]
+        text = _take(stream, names["sh_offset"], min(names["sh_size"], _MAX_NAMES_BYTES))
+    except _BrokenError as error:
+        raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
+    found = (each for each in sections if text.startswith(name + b"\0", each["sh_name"]))
+    return next(((each["sh_offset"], each["sh_size"]) for each in found), None)
+
+
+def _machine(header: Any, structs: "ELFStructs") -> str:
+    order = "little" if structs.little_endian else "big"
+    name = header["e_machine"]
+    return _MACHINES.get((name, structs.elfclass, order), str(name).removeprefix("EM_").lower())
+
+
 def _read(stream: BinaryIO) -> ElfFile:
     ident = _take(stream, 0, 16)
     structs = _layout(ident)
@@ -97,7 +132,6 @@ def _read(stream: BinaryIO) -> ElfFile:
     segments = list(_segments(stream, structs, header))
     bits: Literal[32, 64] = 64 if structs.elfclass == 64 else 32
     endianness: Literal["little", "big"] = "little" if structs.little_endian else "big"
-    machine = header["e_machine"]
     interpreter = ""
     dynamic: dict[str, list[str]] = {}
     for segment in segments:
@@ -106,7 +140,7 @@ def _read(stream: BinaryIO) -> ElfFile:
         elif segment["p_type"] == "PT_DYNAMIC":
             dynamic = _dynamic(stream, structs, segment, segments)
     return ElfFile(
-        machine=_MACHINES.get((machine, bits, endianness), str(machine).removeprefix("EM_").lower()),
+        machine=_machine(header, structs),
         bits=bits,
         endianness=endianness,
         interpreter=interpreter,

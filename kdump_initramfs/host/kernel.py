@@ -1,43 +1,39 @@
 """The kernel to capture with: its image, its modules and what its configuration says."""
 
+import logging
 import os
+from typing import Literal
 
 from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.formats import bzimage
-from kdump_initramfs.host import kernel_config, mounts
+from kdump_initramfs.formats import kernel_image, kernel_payload
+from kdump_initramfs.formats.kernel_image import KernelImage
+from kdump_initramfs.host import kernel_config, kernel_places, mounts
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Kernel
 
-# Where distributions put the image (kernel-install(8), Debian, Gentoo installkernel and genkernel).
-_IMAGES = (
-    "/boot/vmlinuz-{release}",
-    "/usr/lib/modules/{release}/vmlinuz",
-    "/lib/modules/{release}/vmlinuz",
-    "/boot/vmlinux-{release}",
-    "/boot/kernel-{release}",
-    "/boot/bzImage-{release}",
-    "/boot/Image-{release}",
-    "/boot/kernel-genkernel-{machine}-{release}",
-)
+logger = logging.getLogger(__name__)
+
 _MODULES = ("/lib/modules/{release}", "/usr/lib/modules/{release}")
 _OSRELEASE = "/proc/sys/kernel/osrelease"
-_HEADER_BYTES = 0x10000
 
 
 def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     """Return the kernel that `wanted` names (by default the running one); raise HostError where a part is missing."""
     release = wanted.version or _only_installed(root) or running_release(root)
     modules_dir = _find_modules(root, release, wanted.modules_dir)
-    image = wanted.image or _find_image(root, release, machine)
-    _check_release(root, image, release)
-    _, config = kernel_config.read_text(root, release, os.path.dirname(image), modules_dir) or ("", None)
+    path = wanted.image or kernel_places.find(root, release, machine)
+    image = _read_image(root, path, release)
+    found = kernel_config.read_text(root, release, os.path.dirname(path), modules_dir)
+    config = found[1] if found else _built_in_config(root, path, image)
     return Kernel(
         release=release,
-        image=image,
+        image=path,
+        image_format=image.format if image else "",
         modules_dir=modules_dir,
         initramfs_compressions=_compressions(config),
         hands_over_volume_keys="CONFIG_CRASH_DM_CRYPT=y" in (config or "").splitlines(),
+        copied_because=_why_copied(root, path, image),
     )
 
 
@@ -78,26 +74,48 @@ def _installed(root: Root) -> str:
     return f"installed kernels: {', '.join(releases)}" if releases else "install a kernel with its modules"
 
 
-def _find_image(root: Root, release: str, machine: str) -> str:
-    candidates = [pattern.format(release=release, machine=machine) for pattern in _IMAGES]
-    for path in candidates:
-        if root.is_file(path):
-            return path
-    raise HostError(
-        f"kernel {release}: no bootable image at {', '.join(candidates[:3])} or the other usual places",
-        hint="mount /boot, or name the image with --set kernel.image=PATH",
-    )
-
-
-def _check_release(root: Root, image: str, release: str) -> None:
-    """Refuse an image that says of itself that it is another kernel."""
+def _read_image(root: Root, path: str, release: str) -> KernelImage | None:
+    """Return what the image says of itself; None of one that the administrator named, in a format not known here."""
     try:
-        with open(root.host(image), "rb") as stream:
-            found = bzimage.release(stream.read(_HEADER_BYTES))
+        with open(root.host(path), "rb") as stream:
+            image = kernel_image.read(stream, path)
     except OSError as error:
-        raise HostError(f"{image}: {error.strerror}", hint="run as root, or name a readable kernel image") from error
-    if found is not None and found != release:
-        raise HostError(f"{image}: is kernel {found}, not {release}", hint="name the right image in kernel.image")
+        raise HostError(f"{path}: {error.strerror}", hint="run as root, or name a readable kernel image") from error
+    except HostError as error:
+        logger.warning("%s; it is taken as it is, since it was named", error)
+        return None
+    if image.release and image.release != release:
+        raise HostError(
+            f"{path}: is kernel {image.release}, not {release}", hint="name the right image in kernel.image"
+        )
+    return image
+
+
+# What kexec cannot take as it is, or should not.
+_UNPACKED = {
+    "zboot": "kexec_file_load(2) does not unpack it; kexec-tools does since 2.0.27 (gzip) and 2.0.31 (zstd)",
+    "uki": "kexec-tools reads it since 2.0.30 (aarch64) and 2.0.31 (x86_64), and loads the initramfs that is inside",
+    "packed": "kexec_file_load(2) does not unpack it; kexec-tools does as far as it was built with zlib and liblzma",
+}
+
+
+def _why_copied(root: Root, path: str, image: KernelImage | None) -> Literal["", "packed", "unmounted"]:
+    """Return why kexec gets a copy of the image: there is something to unpack, or it may not be there at boot."""
+    if image is not None and image.format in _UNPACKED:
+        logger.debug("%s: %s is unpacked: %s", path, image.format, _UNPACKED[image.format])
+        return "packed"
+    if kernel_places.is_mounted_on_demand(root, path):
+        logger.debug("%s: is copied: its file system has noauto in /etc/fstab", path)
+        return "unmounted"
+    return ""
+
+
+def _built_in_config(root: Root, path: str, image: KernelImage | None) -> str | None:
+    """Return the configuration that the image itself holds (CONFIG_IKCONFIG)."""
+    if image is None:
+        return None
+    with open(root.host(path), "rb") as stream:
+        return kernel_payload.config(stream, image, path)
 
 
 def _compressions(config: str | None) -> tuple[str, ...] | None:

@@ -38,10 +38,7 @@ def places(release: str, image_dir: str, modules_dir: str) -> Iterator[str]:
 
 
 def read_text(root: Root, release: str, image_dir: str, modules_dir: str) -> tuple[str, str] | None:
-    """Return where the configuration of a kernel is, and its text; None where it is nowhere.
-
-    A kernel may hold its own too (CONFIG_IKCONFIG): what reads that out of an image belongs behind the last place.
-    """
+    """Return where the configuration of a kernel is, and its text; None where it is in no file."""
     for path in places(release, image_dir, modules_dir):
         text = root.read_text(path)
         if text is not None:
@@ -50,6 +47,12 @@ def read_text(root: Root, release: str, image_dir: str, modules_dir: str) -> tup
     if packed and root.read_word(_OSRELEASE) == release:
         return _PACKED, _unpacked(packed, release)
     return None
+
+
+def running(root: Root) -> KernelConfig | None:
+    """Return the configuration of the running kernel, where it is in a file."""
+    release = root.read_word(_OSRELEASE)
+    return read(root, release, "/boot", f"/lib/modules/{release}") if release else None
 
 
 def _unpacked(packed: bytes, release: str) -> str:

@@ -6,12 +6,9 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import crypttab, kernel, keyring, site, targets, tools, watchdog
+from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts
-
-# Memory set aside for the capture kernel; the second place is that of Linux 6.19 and later.
-_RESERVED = ("/sys/kernel/kexec_crash_size", "/sys/kernel/kexec/crash_size")
 
 
 def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> HostFacts:
@@ -37,7 +34,7 @@ def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Ho
         machine=machine,
         kernel=found_kernel,
         cmdline=split_cmdline(root.read_text("/proc/cmdline") or ""),
-        reserved_bytes=reserved_bytes(root),
+        reserved_bytes=crash.reserved_bytes(root),
         boot_apicid=boot_apicid(root),
         tools=tools.read(root),
         crypttab=crypttab.read(root),
@@ -58,14 +55,6 @@ def load_facts(path: str) -> HostFacts:
         raise HostError(f"{path}: {error.strerror}", hint="name a file that `probe --json` wrote") from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path}: {error}", hint="write it anew with `probe --json` on that machine") from error
-
-
-def reserved_bytes(root: Root) -> int:
-    """Return how much memory is set aside for the capture kernel."""
-    for path in _RESERVED:
-        if text := root.read_word(path):
-            return int(text)
-    return 0
 
 
 def hostname(root: Root) -> str:

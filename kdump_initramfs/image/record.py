@@ -14,6 +14,9 @@ import msgspec
 from kdump_initramfs.errors import ImageError
 from kdump_initramfs.model import ImageRecord
 
+# The end of the name of a file that is being written beside an image.
+PARTIAL = ".partial"
+
 
 def path_of(image: str) -> str:
     """Return where the record of an image is."""

@@ -16,12 +16,10 @@ from kdump_initramfs import __version__, durable
 from kdump_initramfs.errors import HostError, ImageError
 from kdump_initramfs.formats import compression, cpio
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import kmod, record
+from kdump_initramfs.image import kernel_copy, kmod, record
 from kdump_initramfs.model import Dir, Entry, File, ImageRecord, Input, Link, Manifest, Module, Node, Plan, Text
 
 MANIFEST_PATH = "etc/kdump/manifest.json"
-
-_PARTIAL = ".partial"
 
 
 class _HashingFile:
@@ -54,11 +52,13 @@ def write(plan: Plan, root: Root, output: str) -> ImageRecord:
             written = _write_archive(plan, root, stream, os.path.basename(output))
             stream.flush()
             os.fsync(stream.fileno())
+            written = kernel_copy.add(root, output, written)
             record.write_beside(record.next_path_of(output), record.to_json(written))
             os.rename(partial, output)
             is_replaced = True
             os.rename(record.next_path_of(output), record.path_of(output))
             durable.sync_directory(directory)
+            kernel_copy.remove_others(output, written)
     except OSError as error:
         where = error.filename or output
         hint = "the new image is there, but build it again" if is_replaced else "what was there before is unchanged"
@@ -87,7 +87,7 @@ def _partial(output: str) -> Iterator[tuple[str, BinaryIO]]:
     """Open a new file of mode 0600 beside the image; it is gone afterwards unless it was renamed."""
     _clean_up(output)
     directory, name = os.path.split(output)
-    descriptor, path = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=_PARTIAL)
+    descriptor, path = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=record.PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield path, stream
@@ -104,7 +104,7 @@ def _clean_up(output: str) -> None:
     record.settle(output)
     directory, name = os.path.split(output)
     for each in os.listdir(directory):
-        if each.startswith(f".{name}.") and each.endswith(_PARTIAL):
+        if each.startswith(f".{name}.") and each.endswith(record.PARTIAL):
             os.unlink(os.path.join(directory, each))
 
 

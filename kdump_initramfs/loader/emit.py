@@ -10,7 +10,8 @@ _LOCAL_D = """\
 #!/bin/sh
 # /etc/local.d/kdump.start: loads the capture kernel, which runs when this one panics.
 # Written by `kdump-initramfs emit local.d` for kernel {release}; write it again after a new kernel or a new image.
-# The kernel and the image must be readable at that moment: mount /boot, or copy them to a place that is mounted.
+# The kernel and the image must be readable at that moment. A kernel on a file system with noauto in /etc/fstab has been
+# copied beside the image when that was built.
 {command}
 """
 

@@ -6,15 +6,12 @@ from msgspec import Struct
 
 from kdump_initramfs import resources
 from kdump_initramfs.errors import ImageError
-from kdump_initramfs.host import probe
+from kdump_initramfs.host import crash
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.loader import proof as proving
 from kdump_initramfs.loader import state
 from kdump_initramfs.model import Input
-
-# The second place is that of Linux 6.19 and later.
-_LOADED = ("/sys/kernel/kexec_crash_loaded", "/sys/kernel/kexec/crash_loaded")
 
 ARMED, WEAK, NOT_ARMED = 0, 3, 4
 
@@ -28,6 +25,8 @@ class Status(Struct, frozen=True, kw_only=True):
     stale: tuple[str, ...] = ()
     # The last rehearsal of what is loaded.
     proof: proving.Proof | None = None
+    # Of which hot plugging, of cpu and memory, the kernel tells the capture kernel without another load.
+    follows_hotplug: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -38,14 +37,15 @@ class Status(Struct, frozen=True, kw_only=True):
 
 def read(root: Root) -> Status:
     """Return the state of the machine at `root`."""
-    armed = any(root.read_word(path) == "1" for path in _LOADED)
+    armed = crash.is_loaded(root)
     loaded = state.read(root) if armed else None
     return Status(
         armed=armed,
-        reserved_bytes=probe.reserved_bytes(root),
+        reserved_bytes=crash.reserved_bytes(root),
         loaded=loaded,
         stale=_stale(root, loaded) if armed else (),
         proof=proving.read(loaded.image, loaded.image_sha256) if loaded else None,
+        follows_hotplug=crash.followed_hotplug(root) if armed else (),
     )
 
 
@@ -58,8 +58,11 @@ def _stale(root: Root, loaded: state.Loaded | None) -> tuple[str, ...]:
         return (str(error),)
     if described.image_sha256 != loaded.image_sha256:
         return (f"{loaded.image}: was built again since it was loaded",)
-    kernel = described.manifest.kernel.image
-    inputs = (*described.manifest.inputs, Input(path=kernel, sha256=described.manifest.kernel_sha256))
+    inputs = list(described.manifest.inputs)
+    kernel = Input(path=described.manifest.kernel.image, sha256=described.manifest.kernel_sha256)
+    # Where there is a copy of it, the file system that it is on need not be mounted.
+    if not described.kernel_copy or root.is_file(kernel.path):
+        inputs.append(kernel)
     return tuple(f"{known.path}: has changed since the image was built" for known in inputs if _changed(root, known))
 
 

@@ -123,7 +123,7 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
         disks = _make_disks(directory, recipe, disk_bytes)
         guest = qemu.Guest(
             machine=tools.machine(root),
-            kernel=root.host(command.record.manifest.kernel.image),
+            kernel=command.kernel,
             initrd=initrd,
             append=append,
             memory_mib=options.memory_mib,

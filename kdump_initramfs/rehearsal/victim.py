@@ -44,13 +44,14 @@ def build(
     own = Contribution(
         binaries=(command.words[0], *recipe.binaries),
         modules=_RESULT_MODULES,
-        entries=_entries(root, host, command, recipe, settings),
+        entries=_entries(host, command, recipe, settings),
     )
     problems = Problems()
     parts = plan.gather(root, kernel, [*drivers, own], problems=problems)
     problems.raise_all()
     victim = Plan(
-        kernel=kernel,
+        # QEMU gets what kexec gets.
+        kernel=replace(kernel, copied_because=""),
         entries=layout.arrange(root, parts.entries),
         hooks=(),
         targets=(),
@@ -65,10 +66,7 @@ def _facts(command: Command, target: TargetFacts) -> HostFacts:
     return HostFacts(hostname="rehearsal", machine="", kernel=manifest.kernel, targets=(target,))
 
 
-def _entries(
-    root: Root, host: HostFacts, command: Command, recipe: Recipe, settings: Mapping[str, str]
-) -> tuple[Entry, ...]:
-    kernel = command.record.manifest.kernel
+def _entries(host: HostFacts, command: Command, recipe: Recipe, settings: Mapping[str, str]) -> tuple[Entry, ...]:
     return (
         Dir(path="/mnt"),
         *(Link(path=f"/bin/{applet}", target=host.tools.busybox) for applet in _APPLETS),
@@ -78,6 +76,6 @@ def _entries(
         Text(path="/etc/victim/open-storage", content=recipe.open),
         Text(path="/etc/victim/load", content=f"{shlex.join(command.words)}\n"),
         Text(path=METADATA_PATH, content=recipe.lvm_metadata),
-        File(path=kernel.image, source=root.host(kernel.image)),
+        File(path=command.kernel_path, source=command.kernel),
         File(path=command.image, source=command.image),
     )
