@@ -122,7 +122,12 @@ def load(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import kexec
 
     root, config = Root(args.root), _config(args)
-    command = kexec.command(root, config, _image(root, config, args.image))
+    image = _image(root, config, args.image)
+    if args.rebuild:
+        from kdump_initramfs.loader import rearm
+
+        rearm.rebuild(root, config, image)
+    command = kexec.command(root, config, image)
     if args.print_only:
         print(command)
         return 0
@@ -152,7 +157,7 @@ def unload(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import status as reading
 
-    found = reading.read(Root(args.root))
+    found = reading.read(Root(args.root), _config(args))
     if args.json:
         _print_json(found)
     else:

@@ -208,7 +208,7 @@ def arm(root: Root, image: str, *, loaded_file: str = LOADED_FILES[0]) -> None:
 @pytest.mark.parametrize("loaded_file", LOADED_FILES)
 def test_armed_machine_says_with_what(loaded_file: str, machine: Root, image: str) -> None:
     arm(machine, image, loaded_file=loaded_file)
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert (found.armed, found.stale, found.exit_code, found.reserved_bytes) == (True, (), 0, 256 << 20)
     assert found.loaded is not None
     assert (found.loaded.image, found.loaded.kernel_release) == (image, "6.1.0-35-amd64")
@@ -217,18 +217,18 @@ def test_armed_machine_says_with_what(loaded_file: str, machine: Root, image: st
 def test_machine_that_is_not_armed_is_status_4_whatever_is_remembered(machine: Root, image: str) -> None:
     arm(machine, image)
     trees.make(f"file {LOADED_FILES[0]} 0", Path(machine.directory))
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert (found.armed, found.loaded, found.exit_code) == (False, None, 4)
 
 
 def test_machine_without_kexec_support_is_not_armed(sysroot: Callable[..., Root]) -> None:
-    assert status.read(sysroot({})).exit_code == 4
+    assert status.read(sysroot({}), config.Config()).exit_code == 4
 
 
 def test_what_another_tool_loaded_is_armed_and_weak(machine: Root) -> None:
     trees.make(f"file {LOADED_FILES[0]} 1", Path(machine.directory))
-    found = status.read(machine)
-    assert (found.stale, found.exit_code) == (("not loaded by kdump-initramfs",), 3)
+    found = status.read(machine, config.Config())
+    assert (found.stale, found.exit_code) == (("not loaded by kdump-initramfs; run: kdump-initramfs load",), 3)
 
 
 STALE = {
@@ -246,7 +246,7 @@ STALE = {
 def test_changed_input_makes_what_is_loaded_stale(tree: str, reason: str, machine: Root, image: str) -> None:
     arm(machine, image)
     trees.make(tree, Path(machine.directory))
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert found.exit_code == 3
     assert len(found.stale) == 1
     assert reason in found.stale[0]
@@ -255,13 +255,15 @@ def test_changed_input_makes_what_is_loaded_stale(tree: str, reason: str, machin
 def test_image_that_was_built_again_is_stale(machine: Root, image: str) -> None:
     arm(machine, image)
     spine.build(machine, config.load(root="/no/such", overrides=["capture.deadline_s=7"]), output=image)
-    assert status.read(machine).stale == (f"{image}: was built again since it was loaded",)
+    reason = f"{image}: was built again since it was loaded; run: kdump-initramfs load"
+    assert status.read(machine, config.Config()).stale == (reason,)
 
 
 def test_image_that_is_gone_is_stale(machine: Root, image: str) -> None:
     arm(machine, image)
     os.unlink(image)
-    assert status.read(machine).stale == (f"{image}: no such file",)
+    reason = f"{image}: no such file; run: kdump-initramfs load --rebuild"
+    assert status.read(machine, config.Config()).stale == (reason,)
 
 
 def test_what_is_remembered_is_for_root_alone_and_forgotten_on_request(machine: Root, image: str) -> None:
