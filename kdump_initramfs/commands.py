@@ -229,8 +229,12 @@ def _warn(action: str, release: str, error: KdumpError | OSError) -> None:
         logger.warning("%s", one)
         if isinstance(one, KdumpError) and one.hint:
             logger.warning("  hint: %s", one.hint)
-    done = "no capture image was built" if action == "add" else "its capture image was not removed"
-    logger.warning("kernel %s: %s; its own installation goes on", release, done)
+    done = (
+        "no capture image was built; its own installation goes on"
+        if action == "add"
+        else "its capture image was not removed; its own removal goes on"
+    )
+    logger.warning("kernel %s: %s", release, done)
 
 
 def rehearse(args: argparse.Namespace) -> int:
