@@ -353,7 +353,8 @@ def test_version_is_told() -> None:
 def test_every_command_has_a_help() -> None:
     result = command.run("--help")
     assert result.returncode == 0
-    for name in ("build", "plan", "probe", "inspect", "load", "emit", "unload", "status", "rehearse", "dumps"):
+    verbs = ("build", "plan", "probe", "inspect", "load", "emit", "unload", "status", "rehearse", "dumps")
+    for name in (*verbs, "enable", "disable", "kernel-hook"):
         assert f"    {name} " in result.stdout
 
 

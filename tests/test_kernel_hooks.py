@@ -1,9 +1,12 @@
 """Kernels that come and go: every hook is run as its framework runs it, with the program found through PATH."""
 
+import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -217,6 +220,43 @@ def test_a_kernel_that_cannot_be_built_for_does_not_keep_the_next_from_its_image
     assert images(machine) == [image_of(NEW)]
 
 
+def make_package(place: Path, releases: Sequence[str]) -> None:
+    """Write a package of pacman that has the images of kernels and nothing else."""
+    info = b"pkgname = kernels\npkgver = 1-1\npkgdesc = x\nsize = 1\narch = any\n"
+    files = {".PKGINFO": info, **{f"usr/lib/modules/{release}/vmlinuz": b"x" for release in releases}}
+    with tarfile.open(place, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_pacman_itself_runs_the_hooks(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may chroot, as pacman does for its hooks")
+    programs.need("pacman", "busybox")
+    root = tmp_path / "root"
+    for directory in ("bin", "usr/bin", "var/lib/pacman", "etc", "tmp", "cache"):
+        (root / directory).mkdir(parents=True)
+    shutil.copy(str(shutil.which("busybox")), root / "bin/busybox")
+    for link in ("bin/sh", "bin/cat", "usr/bin/env"):
+        (root / link).symlink_to("/bin/busybox")
+    program = root / "usr/bin/kdump-initramfs"
+    program.write_text('#!/bin/sh\n{ echo "$*"; cat; } >>/tmp/called\n')
+    program.chmod(0o755)
+    make_package(tmp_path / "kernels-1-1-any.pkg.tar", ["6.1", "6.2"])
+    (tmp_path / "pacman.conf").write_text("[options]\nSigLevel = Never\nLocalFileSigLevel = Never\n")
+    places = {"root": root, "dbpath": root / "var/lib/pacman", "cachedir": root / "cache", "hookdir": HOOKS}
+    options = [f"--{name}={place}" for name, place in places.items()]
+    options += [f"--config={tmp_path}/pacman.conf", f"--logfile={tmp_path}/log", "--noconfirm"]
+    for words in (["-U", str(tmp_path / "kernels-1-1-any.pkg.tar")], ["-R", "kernels"]):
+        ended = subprocess.run(["pacman", *options, *words], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    targets = "usr/lib/modules/6.1/vmlinuz\nusr/lib/modules/6.2/vmlinuz\n"
+    called = (root / "tmp/called").read_text()
+    assert called == f"kernel-hook add -\n{targets}kernel-hook remove -\n{targets}"
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -402,3 +442,18 @@ def test_module_of_dracut_builds_for_the_kernel_of_that_run(machine: Root, tmp_p
     assert ended.returncode == 0
     assert ended.stdout == "255\n"  # never without being asked for
     assert images(machine) == [image_of(NEW)]
+
+
+def test_dracut_runs_the_module_where_it_is_asked_for(machine: Root, tmp_path: Path) -> None:
+    programs.need("dracut")
+    base = tmp_path / "dracut"
+    subprocess.run(["cp", "-a", "/usr/lib/dracut", base], check=True)
+    (base / "modules.d" / MODULE.parent.name).symlink_to(MODULE.parent)
+    (tmp_path / "none").mkdir()
+    words = ["dracut", "--no-kernel", "--force", "--conf", os.devnull, "--confdir", tmp_path / "none"]
+    for name, expected in (("base", []), ("kdump-initramfs", [image_of(NEW)])):
+        # It takes its own library from the first, and makes its PATH of the second.
+        places = {"dracutbasedir": str(base), "DRACUT_PATH": f"{tmp_path}/bin /usr/sbin /usr/bin /sbin /bin"}
+        ended = run_hook([*words, "--modules", name, tmp_path / "own.img", NEW], machine, tmp_path, **places)
+        assert ended.returncode == 0, ended.stderr
+        assert images(machine) == expected, ended.stderr

@@ -16,6 +16,7 @@ install() {
     # shellcheck disable=SC2154  # dracut sets both
     [[ -z $dracutsysrootdir ]] || root=(--root "$dracutsysrootdir")
     # shellcheck disable=SC2154
-    kdump-initramfs kernel-hook "${root[@]}" add "$kernel" || dwarn "kdump-initramfs: add $kernel: exit status $?"
+    PATH=$PATH:/usr/local/sbin:/usr/local/bin kdump-initramfs kernel-hook "${root[@]}" add "$kernel" ||
+        dwarn "kdump-initramfs: add $kernel: exit status $?"
     return 0
 }
