@@ -40,8 +40,8 @@ CHANGES = {
     "kernel": ("file /boot/vmlinuz-6.1.0-35-amd64 new", "kernel /boot/vmlinuz-6.1.0-35-amd64: has changed"),
     "program": ("elf /usr/sbin/lvm needed=libc.so.6 holds=x", "program /usr/sbin/lvm: has changed"),
     "library": (
-        "elf /usr/lib/x86_64-linux-gnu/libc.so.6 soname=libc.so.6 holds=x",
-        "library /usr/lib/x86_64-linux-gnu/libc.so.6: has changed",
+        f"elf {LIBC} soname=libc.so.6 holds=x",
+        f"library {LIBC}: has changed",
     ),
     "module": (f"module {MODULES}/kernel/fs/ext4/ext4.ko name=new", "ext4/ext4.ko: has changed"),
     "list of modules": (f"file {MODULES}/modules.dep x.ko:", f"{MODULES}/modules.dep: has changed"),
@@ -62,6 +62,11 @@ CHANGES = {
         "link /dev/disk/by-uuid/11112222-6c8e-4f0e-9d3a-3f1f0e2b7c11 ../../dm-1",
         "target /var/crash: was on ext4 7a1c5a52-6c8e-4f0e-9d3a-3f1f0e2b7c11, is on ext4 11112222-",
     ),
+    "watchdog": (
+        "file /sys/class/watchdog/watchdog0/state active\nfile /sys/class/watchdog/watchdog0/identity iTCO_wdt",
+        "watchdog iTCO_wdt: is active, and the image does not know it",
+    ),
+    "script": (f"file {SITE}/pre.d/10-own #!/bin/sh", f"script {SITE}/pre.d/10-own of pre.d: has come or gone"),
     "directory that is gone": (
         "file /proc/self/mountinfo 28 1 0:21 / / rw - tmpfs none rw",
         "cannot be built now: /var/crash: ",
@@ -92,6 +97,8 @@ def test_what_has_changed_is_named(tree: str, expected: str, machine: Root) -> N
     if tree.startswith("link /dev/disk"):
         trees.make("remove /dev/disk/by-uuid", Path(machine.directory))
     trees.make(tree, Path(machine.directory))
+    for script in Path(machine.directory).glob("etc/kdump-initramfs/pre.d/*"):
+        script.chmod(0o755)
     found = reasons(machine, image)
     assert any(expected in reason for reason in found), found
     assert all("\n" not in reason for reason in found)
@@ -118,6 +125,18 @@ def test_times_and_names_of_devices_do_not_matter(machine: Root) -> None:
         "file /dev/dm-7\n",
         base,
     )
+    assert reasons(machine, image) == []
+
+
+def test_a_watchdog_that_is_not_active_yet_and_a_name_that_is_not_known_yet_do_not_matter(machine: Root) -> None:
+    base = Path(machine.directory)
+    trees.make(
+        "remove /etc/hostname\nfile /proc/sys/kernel/hostname crashbox\n"
+        "file /sys/class/watchdog/watchdog0/state active\nfile /sys/class/watchdog/watchdog0/identity iTCO_wdt",
+        base,
+    )
+    image = build(machine)
+    trees.make("remove /sys/class/watchdog\nfile /proc/sys/kernel/hostname (none)", base)
     assert reasons(machine, image) == []
 
 

@@ -142,6 +142,8 @@ def _facts(root: Root, config: Config, described: ImageRecord, known: Basis) -> 
         yield from (f"cannot be built now: {one}" for one in each)
         return
     named = {each.path for each in described.manifest.inputs}
+    if root.read_word("/etc/hostname") and known.host.hostname != now.hostname:  # others come with the network
+        yield f"host name: {_change(known.host.hostname, now.hostname)}"
     yield from _host(known.host, basis.essential(now), named)
     yield from identity.reasons(described.manifest.targets, now.targets)
     yield from identity.crypttab_reasons(described.manifest.targets, known.host.crypttab, now.crypttab)
@@ -149,12 +151,17 @@ def _facts(root: Root, config: Config, described: ImageRecord, known: Basis) -> 
 
 def _host(before: HostFacts, now: HostFacts, named: set[str]) -> Iterator[str]:
     """Yield what is different about the machine; a program that is gone is `named` already, if it was in the image."""
-    if before.hostname != now.hostname:
-        yield f"host name: {_change(before.hostname, now.hostname)}"
     old, new = basis.programs(before.tools), basis.programs(now.tools)
     for name in old:
         if old[name] != new[name] and (new[name] or old[name] not in named):
             yield f"program {name}: {_change(old[name], new[name])}"
-    for name, what in (("watchdogs", "watchdogs"), ("pre_scripts", "pre.d"), ("post_scripts", "post.d")):
-        if getattr(before, name) != getattr(now, name):
-            yield f"{what}: are others than when the image was built"
+    # Early at boot one may not be active yet that was when the image was built.
+    for watchdog in now.watchdogs:
+        if watchdog not in before.watchdogs:
+            yield f"watchdog {watchdog.identity}: is active, and the image does not know it"
+    for what, scripts, others in (
+        ("pre", before.pre_scripts, now.pre_scripts),
+        ("post", before.post_scripts, now.post_scripts),
+    ):
+        for path in sorted({each.path for each in scripts} ^ {each.path for each in others}):
+            yield f"script {path} of {what}.d: has come or gone since the image was built"
