@@ -457,3 +457,17 @@ def test_dracut_runs_the_module_where_it_is_asked_for(machine: Root, tmp_path: P
         ended = run_hook([*words, "--modules", name, tmp_path / "own.img", NEW], machine, tmp_path, **places)
         assert ended.returncode == 0, ended.stderr
         assert images(machine) == expected, ended.stderr
+
+
+# --- genkernel ---------------------------------------------------------------------------------------------------
+
+
+def test_recipe_for_genkernel_builds_for_its_kernel(machine: Root, tmp_path: Path) -> None:
+    """Its callback is a line of its configuration that it evaluates, and that must not fail (genkernel, `eval`)."""
+    programs.need("bash")
+    text = (command.PROJECT / "docs" / "ARMING.md").read_text()
+    line = next(line.strip() for line in text.splitlines() if line.strip().startswith("CMD_CALLBACK="))
+    for release in (NEW, "9.9.9"):
+        ended = run_hook(["bash", "-c", f"{line}; KV={release}; eval ${{CMD_CALLBACK}}"], machine, tmp_path)
+        assert ended.returncode == 0
+        assert images(machine) == [image_of(NEW)]
