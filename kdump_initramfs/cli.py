@@ -126,7 +126,9 @@ def _add_image_verbs(verbs: "_Verbs") -> None:
 
 def _add_loader_verbs(verbs: "_Verbs") -> None:
     load = _add(verbs, "load", commands.load, "arm this machine with a built image")
-    load.add_argument("--print", action="store_true", dest="print_only", help="print the kexec command and do nothing")
+    load.add_argument(
+        "--print", action="store_true", dest="print_only", help="print the kexec command and load nothing"
+    )
     load.add_argument("--rebuild", action="store_true", help="build the image before, where it is missing or stale")
     emit = _add(verbs, "emit", commands.emit, "print the kexec command as a file for an init system")
     emit.add_argument("form", choices=["local.d", "openrc", "systemd", "sh"], help="for which it is")

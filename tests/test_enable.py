@@ -126,6 +126,18 @@ def test_hooks_are_installed_where_their_framework_is(sysroot: Make) -> None:
     assert tree(root) == before
 
 
+def test_systemctl_agrees_that_the_unit_is_enabled(sysroot: Make) -> None:
+    programs.need("systemctl")
+    root = sysroot(SYSTEMD_ROOT)
+    enable.enable(root)
+    words = ["systemctl", f"--root={root.directory}", "is-enabled", "kdump-initramfs"]
+    for expected in ("enabled", "disabled"):
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert ended.stdout.strip() == expected, ended.stderr
+        subprocess.run(["systemctl", f"--root={root.directory}", "disable", "kdump-initramfs"], check=True)
+    assert not enable.is_enabled(root)
+
+
 @pytest.mark.parametrize("directory", ["/etc/kernel/postinst.d", "/usr/lib/kernel/postinst.d"])
 def test_gentoos_installkernel_gets_its_hook(directory: str, sysroot: Make) -> None:
     root = sysroot({**OPENRC_ROOT, f"{directory}/": ""})

@@ -53,7 +53,7 @@ def path_of(root: Root, release: str) -> str:
 
 
 def run_hook(
-    words: Sequence[str | Path], root: Root, tmp_path: Path, *, stdin: str = "", **environment: str
+    words: Sequence[object], root: Root, tmp_path: Path, *, stdin: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a hook whose `kdump-initramfs` is this checkout's, for the machine at `root`."""
     program = tmp_path / "bin" / "kdump-initramfs"

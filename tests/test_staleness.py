@@ -155,6 +155,15 @@ def test_an_image_of_a_root_that_was_not_running_fits_the_machine_that_runs(host
     assert any(reason.startswith("target /var/crash: was") for reason in found), found
 
 
+def test_drivers_are_an_input_of_an_image_for_this_machine_alone(machine: Root) -> None:
+    for mode in ("host", "generic"):
+        build(machine, f"image.mode={mode}", f"image.output=/boot/{mode}")
+    trees.make("link /sys/bus/virtio/drivers/virtio_blk/module ../../../../module/other_blk", Path(machine.directory))
+    for mode in ("host", "generic"):
+        found = reasons(machine, machine.host(f"/boot/{mode}"), f"image.mode={mode}")
+        assert any("drivers of a disk below it was" in reason for reason in found) is (mode == "host"), found
+
+
 def test_crypttab_is_an_input_where_a_target_is_encrypted(host_root: Callable[[str], Root]) -> None:
     root = host_root("luks-volume-key")
     image = build(root)

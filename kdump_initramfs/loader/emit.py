@@ -27,7 +27,7 @@ _OPENRC = """\
 description="Loads the capture kernel, which saves a crash dump when this kernel panics"
 
 depend() {{
-    after localmount
+    after localmount mountall
     keyword -docker -lxc -openvz -prefix -systemd-nspawn -vserver
 }}
 

@@ -1,20 +1,23 @@
 """Whether dump targets are still those that an image was built for, whatever their devices are called now."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec.structs import replace
 
 from kdump_initramfs.model import BlockDevice, CryptEntry, Filesystem, TargetFacts
 
+# What an image that is for any machine does not depend on.
+_DRIVERS = ("drivers", "modaliases")
 
-def reasons(before: Sequence[TargetFacts], now: Sequence[TargetFacts]) -> Iterator[str]:
+
+def reasons(before: Sequence[TargetFacts], now: Sequence[TargetFacts], *, generic: bool = False) -> Iterator[str]:
     """Yield what is different about each target; another number of targets is another configuration."""
     for old, new in zip(before, now, strict=False):
-        if (difference := _difference(old, new)) and old.name == new.name:
+        if (difference := _difference(old, new, _DRIVERS if generic else ())) and old.name == new.name:
             yield f"target {old.name}: {difference}"
 
 
-def _difference(old: TargetFacts, new: TargetFacts) -> str:
+def _difference(old: TargetFacts, new: TargetFacts, ignored: Collection[str]) -> str:
     if old.kind != new.kind:
         return ""  # what the configuration says
     if old.directory != new.directory:
@@ -23,7 +26,7 @@ def _difference(old: TargetFacts, new: TargetFacts) -> str:
         return "" if _may_be(old, new) else f"was to be on {_describe(old)}, is on {_describe(new)}"
     if old.filesystem != new.filesystem:
         return f"was on {_describe(old)}, is on {_describe(new)}"
-    return next(_differences_of_devices(_nameless(old), _nameless(new)), "")
+    return next(_differences_of_devices(_nameless(old), _nameless(new), ignored), "")
 
 
 def _is_unseen(target: TargetFacts) -> bool:
@@ -66,14 +69,16 @@ def _key(device: BlockDevice) -> tuple[str, ...]:
     )
 
 
-def _differences_of_devices(before: list[BlockDevice], now: list[BlockDevice]) -> Iterator[str]:
+def _differences_of_devices(
+    before: list[BlockDevice], now: list[BlockDevice], ignored: Collection[str]
+) -> Iterator[str]:
     if [each.kind for each in before] != [each.kind for each in now]:
         yield f"stood on {_kinds(before)}, stands on {_kinds(now)}"
         return
     for old, new in zip(before, now, strict=True):
         for field in old.__struct_fields__:
             was, is_now = getattr(old, field), getattr(new, field)
-            if was != is_now:
+            if was != is_now and field not in ignored:
                 yield f"{field} of a {old.kind} below it was {was or 'nothing'}, is {is_now or 'nothing'}"
 
 

@@ -145,7 +145,8 @@ def _facts(root: Root, config: Config, described: ImageRecord, known: Basis) -> 
     if root.read_word("/etc/hostname") and known.host.hostname != now.hostname:  # others come with the network
         yield f"host name: {_change(known.host.hostname, now.hostname)}"
     yield from _host(known.host, basis.essential(now), named)
-    yield from identity.reasons(described.manifest.targets, now.targets)
+    is_generic = config.image.mode == "generic"
+    yield from identity.reasons(described.manifest.targets, now.targets, generic=is_generic)
     yield from identity.crypttab_reasons(described.manifest.targets, known.host.crypttab, now.crypttab)
 
 
