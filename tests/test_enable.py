@@ -187,6 +187,17 @@ def test_what_a_package_installed_is_linked_and_left(sysroot: Make) -> None:
     assert tree(root) == before
 
 
+def test_what_a_package_enabled_is_enabled_and_left(sysroot: Make) -> None:
+    vendor = "/usr/lib/systemd/system/kdump-initramfs.service"
+    link = "/usr/lib/systemd/system/sysinit.target.wants/kdump-initramfs.service"
+    root = sysroot({**SYSTEMD_ROOT, vendor: resources.read("contrib", SYSTEMD.piece.source), link: Path(vendor)})
+    before = tree(root)
+    assert enable.is_enabled(root)
+    assert enable.enable(root) == []
+    assert enable.disable(root) == []
+    assert tree(root) == before
+
+
 def test_what_a_package_installed_at_our_place_is_left(sysroot: Make) -> None:
     root = sysroot({**OPENRC_ROOT, SCRIPT: resources.read("contrib", OPENRC.piece.source)})
     before = tree(root)

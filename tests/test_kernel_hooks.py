@@ -363,7 +363,10 @@ def test_images_of_kernels_that_have_gone_unnoticed_are_removed(machine: Root, t
     trees.make(f"remove /boot/vmlinuz-{OLD}", Path(machine.directory))
     run_hook([POSTINST, NEW], machine, tmp_path)
     assert image_of(OLD) in images(machine)  # its modules are there: /boot may not be mounted
-    trees.make(f"remove /usr/lib/modules/{OLD}", Path(machine.directory))
+    trees.make(f"remove /usr/lib/modules/{OLD}\nkernel /boot/vmlinuz-{OLD} {OLD}", Path(machine.directory))
+    run_hook([POSTINST, NEW], machine, tmp_path)
+    assert image_of(OLD) in images(machine)  # a kernel may have no modules
+    trees.make(f"remove /boot/vmlinuz-{OLD}", Path(machine.directory))
     run_hook([POSTINST, NEW], machine, tmp_path)
     assert images(machine) == [image_of(NEW), "initrd-foreign.img"]
 

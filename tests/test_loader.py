@@ -329,6 +329,7 @@ def test_openrc_script_runs_the_very_command_and_takes_it_back(awkward: kexec.Co
 def unit_words(unit: str, key: str) -> list[str]:
     """Return the words of a command of a unit, as systemd.service(5) reads them."""
     line = next(line for line in unit.splitlines() if line.startswith(f"{key}="))
+    assert not {"%", "$"} & set(line.replace("%%", "").replace("$$", ""))
     return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.partition("=")[2])]
 
 

@@ -136,6 +136,7 @@ def test_a_watchdog_that_is_not_active_yet_and_a_name_that_is_not_known_yet_do_n
         base,
     )
     image = build(machine)
+    assert reasons(machine, image) == []
     trees.make("remove /sys/class/watchdog\nfile /proc/sys/kernel/hostname (none)", base)
     assert reasons(machine, image) == []
 
