@@ -354,8 +354,8 @@ def test_every_command_has_a_help() -> None:
     result = command.run("--help")
     assert result.returncode == 0
     verbs = ("build", "plan", "probe", "inspect", "load", "emit", "unload", "status", "rehearse", "dumps")
-    for name in (*verbs, "enable", "disable", "kernel-hook"):
-        assert f"    {name} " in result.stdout
+    listed = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("    ")}
+    assert listed >= {*verbs, "enable", "disable", "kernel-hook"}
 
 
 # --- streams -----------------------------------------------------------------------------------------------------
