@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
     _add_image_verbs(verbs)
     _add_loader_verbs(verbs)
+    _add_boot_verbs(verbs)
     _add_rehearse(verbs)
     _add_diagnosis(verbs)
     _add_dumps(verbs)
@@ -126,14 +127,28 @@ def _add_image_verbs(verbs: "_Verbs") -> None:
 
 def _add_loader_verbs(verbs: "_Verbs") -> None:
     load = _add(verbs, "load", commands.load, "arm this machine with a built image")
-    load.add_argument("--print", action="store_true", dest="print_only", help="print the kexec command and do nothing")
+    load.add_argument(
+        "--print", action="store_true", dest="print_only", help="print the kexec command and load nothing"
+    )
+    load.add_argument("--rebuild", action="store_true", help="build the image before, where it is missing or stale")
     emit = _add(verbs, "emit", commands.emit, "print the kexec command as a file for an init system")
-    emit.add_argument("form", choices=["local.d"], help="local.d: /etc/local.d/kdump.start of OpenRC")
+    emit.add_argument("form", choices=["local.d", "openrc", "systemd", "sh"], help="for which it is")
     for verb in (load, emit):
         _add_kernel(verb)
         verb.add_argument("--image", metavar="FILE", default="", help="the image (default: where build writes it)")
     _add(verbs, "unload", commands.unload, "disarm this machine")
     _add(verbs, "status", commands.status, "tell whether this machine is armed, and with what", json=True)
+
+
+def _add_boot_verbs(verbs: "_Verbs") -> None:
+    _add(verbs, "enable", commands.enable, "arm this machine at each boot, and follow its kernels")
+    _add(verbs, "disable", commands.disable, "undo what enable did")
+    hook = _add(
+        verbs, "kernel-hook", commands.kernel_hook, "build or remove the image of a kernel; for package managers"
+    )
+    hook.add_argument("action", choices=["add", "remove"])
+    hook.add_argument("kernel_version", metavar="KVER", help="kernel release; -: those of the paths on stdin")
+    hook.add_argument("kernel_image", metavar="IMAGE", nargs="?", default="", help="its bootable image")
 
 
 def _add_rehearse(verbs: "_Verbs") -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from kdump_initramfs import config as configuration
 from kdump_initramfs.config import Config, PathTarget, RawTarget
+from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, TargetFacts
 
@@ -126,7 +127,12 @@ def load(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import kexec
 
     root, config = Root(args.root), _config(args)
-    command = kexec.command(root, config, _image(root, config, args.image))
+    image = _image(root, config, args.image)
+    if args.rebuild:
+        from kdump_initramfs.loader import rearm
+
+        rearm.rebuild(root, config, image)
+    command = kexec.command(root, config, image)
     if args.print_only:
         print(command)
         return 0
@@ -156,7 +162,7 @@ def unload(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import status as reading
 
-    found = reading.read(Root(args.root))
+    found = reading.read(Root(args.root), _config(args))
     if args.json:
         _print_json(found)
     else:
@@ -202,8 +208,63 @@ def emit(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import kexec
 
     root, config = Root(args.root), _config(args)
-    sys.stdout.write(emitting.local_d(kexec.command(root, config, _image(root, config, args.image))))
+    command = kexec.command(root, config, _image(root, config, args.image))
+    sys.stdout.write(emitting.FORMS[args.form](command))
     return 0
+
+
+def enable(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import enable as enabling
+
+    root = Root(args.root)
+    for path in (written := enabling.enable(root)):
+        logger.info("wrote %s", path)
+    logger.info("enabled%s", "" if written else ": everything was there already")
+    return 0
+
+
+def disable(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import enable as enabling
+
+    for path in enabling.disable(Root(args.root)):
+        logger.info("removed %s", path)
+    logger.info("disabled; what is loaded now stays until the next boot, or `kdump-initramfs unload`")
+    return 0
+
+
+def kernel_hook(args: argparse.Namespace) -> int:
+    """Build or remove for each kernel; whatever goes wrong is a warning, since no kernel's installation may fail."""
+    from kdump_initramfs.loader import enable as enabling
+
+    root = Root(args.root)
+    if not enabling.is_wanted(root):
+        logger.info("neither enabled nor configured here, so there is nothing to %s (see `enable`)", args.action)
+        return 0
+    from kdump_initramfs.loader import kernel_hook as following
+
+    for release in following.releases_of(sys.stdin) if args.kernel_version == "-" else [args.kernel_version]:
+        try:
+            config = _config(args)
+            if args.action == "add":
+                following.add(root, config, release, args.kernel_image)
+            else:
+                following.remove(root, config, release)
+        except (KdumpError, OSError) as error:
+            _warn(args.action, release, error)
+    return 0
+
+
+def _warn(action: str, release: str, error: KdumpError | OSError) -> None:
+    for one in error.errors if isinstance(error, SeveralProblemsError) else (error,):
+        logger.warning("%s", one)
+        if isinstance(one, KdumpError) and one.hint:
+            logger.warning("  hint: %s", one.hint)
+    done = (
+        "no capture image was built; its own installation goes on"
+        if action == "add"
+        else "its capture image was not removed; its own removal goes on"
+    )
+    logger.warning("kernel %s: %s", release, done)
 
 
 def rehearse(args: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from kdump_initramfs.config import Config
+
 SCHEMA = 1
 
 
@@ -337,6 +339,21 @@ class HookRun(Struct, frozen=True, kw_only=True):
 # --- what is built -----------------------------------------------------------------------------------------------
 
 
+class Input(Struct, frozen=True, kw_only=True):
+    path: str
+    sha256: str
+
+
+class Basis(Struct, frozen=True, kw_only=True):
+    """What was decided from, beside the files that went in: with the same of it, the same image would be built."""
+
+    config: Config
+    # Without targets, which the manifest has, and without what no image depends on.
+    host: HostFacts
+    # Files that were read to decide: hooks, templates, the list of the modules.
+    sources: tuple[Input, ...]
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """Everything that the image will hold, sorted by path, parents before children."""
 
@@ -350,11 +367,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     compression: str
     # What the administrator should know about this image (weaker than it could be).
     warnings: tuple[str, ...] = ()
-
-
-class Input(Struct, frozen=True, kw_only=True):
-    path: str
-    sha256: str
+    # None of a plan that was not made from a configuration.
+    basis: Basis | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -388,3 +402,5 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     # Name of the kernel's copy, in the same directory, and its digest; "" where kexec gets the kernel image itself.
     kernel_copy: str = ""
     kernel_copy_sha256: str = ""
+    # None in a record of an older kdump-initramfs.
+    basis: Basis | None = None

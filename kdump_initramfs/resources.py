@@ -1,4 +1,4 @@
-"""Where hooks/ and templates/ are: inside the package when it was installed, beside it in a checkout."""
+"""Where hooks/, templates/ and contrib/ are: inside the package when it was installed, beside it in a checkout."""
 
 import os
 
@@ -6,7 +6,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 def directory(name: str) -> str:
-    """Return the directory of the resources `name`: "hooks" or "templates"."""
+    """Return the directory of the resources `name`: "hooks", "templates" or "contrib"."""
     installed = os.path.join(_PACKAGE, "data", name)
     return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(_PACKAGE), name)
 

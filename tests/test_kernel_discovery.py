@@ -446,7 +446,7 @@ def test_copy_is_loaded_while_boot_is_not_mounted(machine: Root, tmp_path: Path)
     command = kexec.command(machine, config.Config(), image)
     assert command.words[2] == str(copy)
     state.write(machine, image=image, described=command.record, words=command.words)
-    assert status.read(machine).stale == ()
+    assert status.read(machine, config.Config()).stale == ()
 
 
 def test_kernel_that_was_replaced_is_seen_in_spite_of_the_copy(machine: Root, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from kdump_initramfs.image import record
 from kdump_initramfs.loader import cmdline, emit, kexec, refusals, state, status, syscall
 from kdump_initramfs.loader.cmdline import APPENDED, MAX_BYTES, REMOVED
 from tests import programs, trees
+from tests.test_enable import OPENRC_WORDS
 
 # --- the command line --------------------------------------------------------------------------------------------
 
@@ -490,7 +491,7 @@ def arm(root: Root, image: str, *, loaded_file: str = LOADED_FILES[0]) -> None:
 @pytest.mark.parametrize("loaded_file", LOADED_FILES)
 def test_armed_machine_says_with_what(loaded_file: str, machine: Root, image: str) -> None:
     arm(machine, image, loaded_file=loaded_file)
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert (found.armed, found.stale, found.exit_code, found.reserved_bytes) == (True, (), 0, 256 << 20)
     assert found.loaded is not None
     assert (found.loaded.image, found.loaded.kernel_release) == (image, "6.1.0-35-amd64")
@@ -499,7 +500,7 @@ def test_armed_machine_says_with_what(loaded_file: str, machine: Root, image: st
 def test_machine_that_is_not_armed_is_status_4_whatever_is_remembered(machine: Root, image: str) -> None:
     arm(machine, image)
     trees.make(f"file {LOADED_FILES[0]} 0", Path(machine.directory))
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert (found.armed, found.loaded, found.exit_code) == (False, None, 4)
 
 
@@ -519,17 +520,17 @@ def test_armed_machine_tells_which_hot_plugging_the_kernel_follows(
 ) -> None:
     arm(machine, image)
     trees.make(files, Path(machine.directory))
-    assert status.read(machine).follows_hotplug == followed
+    assert status.read(machine, config.Config()).follows_hotplug == followed
 
 
 def test_machine_without_kexec_support_is_not_armed(sysroot: Callable[..., Root]) -> None:
-    assert status.read(sysroot({})).exit_code == 4
+    assert status.read(sysroot({}), config.Config()).exit_code == 4
 
 
 def test_what_another_tool_loaded_is_armed_and_weak(machine: Root) -> None:
     trees.make(f"file {LOADED_FILES[0]} 1", Path(machine.directory))
-    found = status.read(machine)
-    assert (found.stale, found.exit_code) == (("not loaded by kdump-initramfs",), 3)
+    found = status.read(machine, config.Config())
+    assert (found.stale, found.exit_code) == (("not loaded by kdump-initramfs; run: kdump-initramfs load",), 3)
 
 
 STALE = {
@@ -547,7 +548,7 @@ STALE = {
 def test_changed_input_makes_what_is_loaded_stale(tree: str, reason: str, machine: Root, image: str) -> None:
     arm(machine, image)
     trees.make(tree, Path(machine.directory))
-    found = status.read(machine)
+    found = status.read(machine, config.Config())
     assert found.exit_code == 3
     assert len(found.stale) == 1
     assert reason in found.stale[0]
@@ -556,13 +557,15 @@ def test_changed_input_makes_what_is_loaded_stale(tree: str, reason: str, machin
 def test_image_that_was_built_again_is_stale(machine: Root, image: str) -> None:
     arm(machine, image)
     spine.build(machine, config.load(root="/no/such", overrides=["capture.deadline_s=7"]), output=image)
-    assert status.read(machine).stale == (f"{image}: was built again since it was loaded",)
+    reason = f"{image}: was built again since it was loaded; run: kdump-initramfs load"
+    assert status.read(machine, config.Config()).stale == (reason,)
 
 
 def test_image_that_is_gone_is_stale(machine: Root, image: str) -> None:
     arm(machine, image)
     os.unlink(image)
-    assert status.read(machine).stale == (f"{image}: no such file",)
+    reason = f"{image}: no such file; run: kdump-initramfs load --rebuild"
+    assert status.read(machine, config.Config()).stale == (reason,)
 
 
 def test_what_is_remembered_is_for_root_alone_and_forgotten_on_request(machine: Root, image: str) -> None:
@@ -586,20 +589,57 @@ def test_broken_memory_is_named_with_the_command_that_mends_it(content: str, sys
 # --- files for init systems --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shell", ["sh", "dash", "busybox sh", "bash"])
-def test_local_d_file_runs_the_very_command(shell: str, machine: Root, image: str, tmp_path: Path) -> None:
-    program, *rest = shell.split()
-    programs.need(program)
-    words = [str(shutil.which(program)), *rest]
+@pytest.fixture
+def awkward(machine: Root, image: str, tmp_path: Path) -> kexec.Command:
+    """Return a command whose kexec writes down its words, and whose command line has all that must be quoted."""
     stub = tmp_path / "a dir" / "kexec"
     stub.parent.mkdir()
     stub.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >{shlex.quote(str(tmp_path / "argv"))}\n')
     stub.chmod(0o755)
-    settings = config.load(root="/no/such", overrides=['kernel.append=[\'x="a $(id) `id` b"\', "it\'s"]'])
+    settings = config.load(root="/no/such", overrides=['kernel.append=[\'x="a $(id) `id` %i b\\\\"\', "it\'s"]'])
     command = kexec.command(machine, settings, image)
-    whole = replace(command, words=(str(stub), *command.words[1:]))
+    return replace(command, words=(str(stub), *command.words[1:]))
+
+
+def called(tmp_path: Path) -> list[str]:
+    return (tmp_path / "argv").read_text().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("form", ["local.d", "sh"])
+@pytest.mark.parametrize("shell", ["sh", "dash", "busybox sh", "bash"])
+def test_script_runs_the_very_command(shell: str, form: str, awkward: kexec.Command, tmp_path: Path) -> None:
+    program, *rest = shell.split()
+    programs.need(program)
+    words = [str(shutil.which(program)), *rest]
     script = tmp_path / "kdump.start"
-    script.write_text(emit.local_d(whole))
+    script.write_text(emit.FORMS[form](awkward))
     assert subprocess.run([*words, "-n", str(script)], check=False).returncode == 0
     subprocess.run([*words, str(script)], cwd="/", env={"PATH": "/nowhere"}, check=True)
-    assert (tmp_path / "argv").read_text().split("\0")[:-1] == list(whole.words[1:])
+    assert called(tmp_path) == list(awkward.words[1:])
+
+
+def test_openrc_script_runs_the_very_command_and_takes_it_back(awkward: kexec.Command, tmp_path: Path) -> None:
+    script = tmp_path / "kdump"
+    script.write_text(emit.openrc(awkward))
+    for action, expected in (("start", list(awkward.words[1:])), ("stop", ["-p", "-u", "-a"])):
+        text = f"{OPENRC_WORDS}\n. {shlex.quote(str(script))}\n{action}"
+        subprocess.run(["/bin/sh", "-eu", "-c", text], cwd="/", env={"PATH": "/nowhere"}, check=True)
+        assert called(tmp_path) == expected
+
+
+def unit_words(unit: str, key: str) -> list[str]:
+    """Return the words of a command of a unit, as systemd.service(5) reads them."""
+    line = next(line for line in unit.splitlines() if line.startswith(f"{key}="))
+    assert not {"%", "$"} & set(line.replace("%%", "").replace("$$", ""))
+    return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.partition("=")[2])]
+
+
+def test_unit_runs_the_very_command_and_takes_it_back(awkward: kexec.Command, tmp_path: Path) -> None:
+    unit = emit.systemd(awkward)
+    assert unit_words(unit, "ExecStart") == list(awkward.words)
+    assert unit_words(unit, "ExecStop") == [awkward.words[0], "-p", "-u", "-a"]
+    programs.need("systemd-analyze")
+    place = tmp_path / "kdump.service"
+    place.write_text(unit)
+    ended = subprocess.run(["systemd-analyze", "verify", str(place)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -179,3 +179,12 @@ def test_local_d_file_registers_the_keys_for_its_command(
     assert subprocess.run(["sh", "-eu", "-c", script], check=False).returncode == status
     assert (tmp_path / "seen").read_text() == "vk:vda2\n"
     assert list(keys.iterdir()) == []
+
+
+def test_unit_registers_the_keys_as_the_script_does(command: kexec.Command) -> None:
+    unit = emit.systemd(command)
+    line = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+    shell, option, script = shlex.split(line.partition("=")[2])
+    assert (shell, option) == ("/bin/sh", "-c")
+    text = script.replace("\\n", "\n").replace("$$", "$").replace("%%", "%")
+    assert text in emit.local_d(command)

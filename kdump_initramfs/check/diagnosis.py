@@ -52,7 +52,7 @@ def read(root: Root, config: Config, image: str) -> Report:
         config=known,
         image=found_image,
         image_path=image,
-        status=status.read(root),
+        status=status.read(root, config),
     )
     findings = (*problems, *no_image, *_findings(root, config, seen))
     return report(probe.hostname(root), release, findings)

@@ -88,8 +88,11 @@ def directory_inside(mount: Mount, path: str) -> str:
 
 
 def are_known(root: Root) -> bool:
-    """Whether the machine at `root` is running, as far as it tells its mounts."""
-    return root.exists(_MOUNTINFO)
+    """Whether the machine at `root` is running, as far as it tells its mounts.
+
+    In a chroot into a plain directory nothing is mounted at /, and what holds the rest cannot be seen.
+    """
+    return holder(parse(root.read_text(_MOUNTINFO) or ""), "/") is not None
 
 
 def read(root: Root) -> tuple[Mount, ...]:

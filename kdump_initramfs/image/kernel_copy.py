@@ -58,9 +58,14 @@ _WHY = {
 
 def remove_others(image: str, described: ImageRecord) -> None:
     """Remove the copies that belonged to former images of this name."""
+    remove(image, but=described.kernel_copy)
+
+
+def remove(image: str, *, but: str = "") -> None:
+    """Remove the copies of the kernels of an image, but for the one of that name."""
     directory, name = os.path.split(image)
     for each in os.listdir(directory):
-        if each.startswith(f"{name}{_SUFFIX}") and each != described.kernel_copy:
+        if each.startswith(f"{name}{_SUFFIX}") and each != but:
             os.unlink(os.path.join(directory, each))
 
 

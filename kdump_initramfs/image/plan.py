@@ -15,7 +15,7 @@ from kdump_initramfs.errors import HostError, KdumpError, Problems, raise_togeth
 from kdump_initramfs.formats import ldso
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import drivers, kmod, layout, scripts
+from kdump_initramfs.image import basis, drivers, kmod, layout, scripts
 from kdump_initramfs.model import (
     Contribution,
     Dir,
@@ -71,6 +71,7 @@ def make(
         volume_keys=tuple(sorted({key for each in contributions for key in each.volume_keys})),
         compression=compression,
         warnings=(*(warning for run in runs for warning in run.contribution.warnings), *parts.warnings),
+        basis=basis.read(root, config, host),
     )
 
 

@@ -48,6 +48,21 @@ def _records(image: str) -> Iterator[ImageRecord | None]:
     yield _read(path_of(image))
 
 
+def beside(image: str) -> ImageRecord | None:
+    """Return the record beside an image, whatever has become of the image; None where there is none to be read."""
+    try:
+        return _decoded(path_of(image))
+    except msgspec.DecodeError:
+        return None
+
+
+def remove(image: str) -> None:
+    """Remove an image with its records; the record goes last, so that what is interrupted can be done again."""
+    for path in (image, next_path_of(image), path_of(image)):
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
 def settle(image: str) -> None:
     """Finish a replacement that was interrupted after the image had been replaced; undo one that did not get so far.
 

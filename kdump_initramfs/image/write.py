@@ -134,6 +134,7 @@ def _write_archive(plan: Plan, root: Root, stream: BinaryIO, name: str) -> Image
         compression=plan.compression,
         digest=hashlib.sha256(inside).hexdigest(),
         manifest=manifest,
+        basis=plan.basis,
     )
 
 

@@ -1,7 +1,9 @@
 """The least crashkernel= with which an image was seen to save a dump, kept beside it."""
 
 import logging
+import os
 import time
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
@@ -34,6 +36,12 @@ def write(image: str, image_sha256: str, *, mib: int, step_mib: int) -> None:
         record.write_beside(_path(image), record.to_json(found))
     except OSError as error:
         logger.info("%s: %s; `estimate` will not know of this minimum", _path(image), error.strerror)
+
+
+def forget(image: str) -> None:
+    """Forget the minimum of an image that is removed."""
+    with suppress(FileNotFoundError):
+        os.unlink(_path(image))
 
 
 def read(image: str, image_sha256: str) -> Minimum | None:

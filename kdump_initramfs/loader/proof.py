@@ -1,6 +1,7 @@
 """When an image was last proven: the verdict of its last rehearsal, kept beside it."""
 
 import logging
+import os
 import time
 
 import msgspec
@@ -44,3 +45,9 @@ def read(image: str, image_sha256: str) -> Proof | None:
     except (OSError, msgspec.DecodeError):
         return None
     return proof if proof.image_sha256 == image_sha256 else None
+
+
+def forget(image: str) -> None:
+    """Forget the verdict on an image that is removed."""
+    if os.path.lexists(_path(image)):
+        os.unlink(_path(image))
