@@ -1,8 +1,7 @@
 """What crosses the borders between modules: frozen values, each printable as JSON.
 
-The one direction is HostFacts -> Contribution -> Plan -> Manifest. Everything is a frozen `msgspec.Struct`: the same
-thing as a frozen dataclass with slots, but defined in microseconds (start-up is paid on every kernel install) and
-with JSON in both directions.
+The one direction is HostFacts -> Contribution -> Plan -> Manifest. A frozen `msgspec.Struct` is like a frozen
+dataclass, but defined in microseconds (start-up is paid on every kernel install), and with JSON in both directions.
 """
 
 from collections.abc import Mapping
@@ -108,18 +107,15 @@ VOLUME_KEY_PREFIX = "kdump-cryptsetup:vk-"
 class Kernel(Struct, frozen=True, kw_only=True):
     # The version: the name of its directory below /lib/modules (`uname -r`).
     release: str
-    # Path of the bootable image on the host.
     image: str
     # As formats/kernel_image.py calls it; "" of one that it does not know.
     image_format: str = ""
-    # Its directory of modules on the host.
     modules_dir: str
     # The initramfs compressions that it can unpack, of zstd, xz, gzip (CONFIG_RD_*); None if its config is unknown.
     initramfs_compressions: tuple[str, ...] | None
     # It hands volume keys of LUKS devices over to a capture kernel, and takes them as one (CONFIG_CRASH_DM_CRYPT).
     hands_over_volume_keys: bool = False
-    # Why kexec gets a copy beside the capture image: the image is packed in a way that it cannot read, or lies where
-    # nothing may be mounted at boot; "" where it gets the image itself.
+    # Why kexec gets a copy that is beside the capture image; "" where it gets the image itself.
     copied_because: Literal["", "packed", "unmounted"] = ""
 
 
@@ -156,7 +152,7 @@ class BlockDevice(Struct, frozen=True, kw_only=True):
     size_bytes: int
     # Modules of the drivers from the disk up to its bus, the disk's own first (driver/module links of sysfs).
     drivers: tuple[str, ...] = ()
-    # Names under which the bus announces the same devices, where a driver is built in (modalias).
+    # modalias of the same devices, where a driver is built in.
     modaliases: tuple[str, ...] = ()
     # What the disk says of itself: WWN or serial number, whichever sysfs has; "" if none.
     disk_id: str = ""
@@ -198,12 +194,10 @@ class TargetFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def carriers(self) -> tuple[BlockDevice, ...]:
-        """The devices that carry the file system."""
         return tuple(device for device in self.stack if device.name in self.devices) or self.stack[:1]
 
     @property
     def device(self) -> BlockDevice:
-        """The block device that carries the file system, or the first of several."""
         return self.stack[0]
 
     def under(self, device: BlockDevice) -> tuple[BlockDevice, ...]:
@@ -348,7 +342,7 @@ class Basis(Struct, frozen=True, kw_only=True):
     """What was decided from, beside the files that went in: with the same of it, the same image would be built."""
 
     config: Config
-    # Without targets, which the manifest has, and without what no image depends on.
+    # Without targets, which the manifest has.
     host: HostFacts
     # Files that were read to decide: hooks, templates, the list of the modules.
     sources: tuple[Input, ...]

@@ -298,7 +298,10 @@ CHANGES: dict[str, tuple[str, str, State, str, str]] = {
         "modules",
     ),
     "a mount that is read-only": (
-        "file /proc/self/mountinfo\n| 96 28 253:1 / /var/crash ro,relatime - ext4 /dev/mapper/x rw\n",
+        (
+            "file /proc/self/mountinfo\n| 28 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
+            "| 96 28 253:1 / /var/crash ro,relatime - ext4 /dev/mapper/x rw\n"
+        ),
         "mount of /var/crash",
         State.WEAK,
         "read-only",

@@ -33,7 +33,7 @@ def build(root: Root, *overrides: str) -> str:
 
 
 def reasons(root: Root, image: str, *overrides: str) -> list[str]:
-    return list(staleness.reasons(root, settings(root, *overrides), image, record.read(image)))
+    return list(staleness.reasons(root, settings(root, *overrides), record.read(image)))
 
 
 CHANGES = {
@@ -174,9 +174,8 @@ def test_crypttab_is_an_input_where_a_target_is_encrypted(host_root: Callable[[s
 
 
 def test_a_record_of_an_older_version_is_stale(machine: Root) -> None:
-    image = build(machine)
-    described = msgspec.structs.replace(record.read(image), basis=None)
-    found = staleness.reasons(machine, settings(machine), image, described)
+    described = msgspec.structs.replace(record.read(build(machine)), basis=None)
+    found = staleness.reasons(machine, settings(machine), described)
     assert len(found) == 1
     assert found[0].endswith("did not record what it decided from")
 

@@ -8,17 +8,19 @@ from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
 from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import HostFacts
+from kdump_initramfs.model import HostFacts, Kernel
 
 
-def read(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> HostFacts:
+def read(
+    root: Root, config: Config, *, facts_of: HostFacts | None = None, known_kernel: Kernel | None = None
+) -> HostFacts:
     """Return the facts of the machine at `root`.
 
     With `facts_of` (another machine's), storage, name and command line are that machine's, while kernel and programs
-    are still those of `root`: how an image is built where the hardware is not.
+    are still those of `root`: how an image is built where the hardware is not. A known kernel is not looked at.
     """
     machine = tools.machine(root)
-    found_kernel = kernel.read(root, config.kernel, machine)
+    found_kernel = known_kernel or kernel.read(root, config.kernel, machine)
     if facts_of is not None:
         return msgspec.structs.replace(
             facts_of,

@@ -43,7 +43,7 @@ def reasons_to_build(root: Root, config: Config, image: str) -> tuple[str, ...]:
         described = record.read(image)
     except ImageError as error:
         return (str(error),)
-    return staleness.reasons(root, config, image, described)
+    return staleness.reasons(root, config, described)
 
 
 def _check_usable(root: Root, config: Config, image: str, error: KdumpError) -> None:

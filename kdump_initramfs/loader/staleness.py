@@ -24,36 +24,33 @@ _SECTIONS_OF_LOAD = ("kexec.",)
 _LONGEST_VALUE = 40
 
 
-def reasons(root: Root, config: Config, image: str, described: ImageRecord) -> tuple[str, ...]:
+def reasons(root: Root, config: Config, described: ImageRecord) -> tuple[str, ...]:
     """Return why the image would be another one if it were built now for the same kernel; nothing if it would not."""
     manifest = described.manifest
-    kernel_path = _kernel_path(root, image, described)
     found = [*_kernel(root, config, described), *_files(root, manifest.inputs)]
     if described.basis is None:
         return (*found, f"{manifest.tool}: did not record what it decided from")
     found += _configuration(described.basis.config, config)
-    found += _facts(root, config, kernel_path, described, described.basis)
+    found += _facts(root, config, described, described.basis)
     found += _sources(root, described.basis.sources, manifest.kernel.modules_dir)
     if manifest.tool != (current := f"kdump-initramfs {__version__}"):
         found.append(f"{current}: the image was built by {manifest.tool}")
     return tuple(found)
 
 
-def _kernel_path(root: Root, image: str, described: ImageRecord) -> str:
-    """Return where the kernel can be looked at: its copy, where the file system that it is on need not be mounted."""
-    original = described.manifest.kernel.image
-    if root.is_file(original) or not described.kernel_copy:
-        return original
-    return root.inside(os.path.join(os.path.dirname(image), described.kernel_copy))
+def _is_away(root: Root, described: ImageRecord) -> bool:
+    """Whether the kernel need not be there: it has a copy, because its file system is mounted on demand."""
+    return bool(described.kernel_copy) and not root.is_file(described.manifest.kernel.image)
 
 
 def _kernel(root: Root, config: Config, described: ImageRecord) -> Iterator[str]:
     kernel = described.manifest.kernel
     wanted = config.kernel.image
-    is_away = described.kernel_copy and not root.is_file(kernel.image)
     if wanted and wanted != kernel.image:
         yield f"kernel.image: is {wanted}, the image was built for {kernel.image}"
-    elif not is_away and _has_changed(root, Input(path=kernel.image, sha256=described.manifest.kernel_sha256)):
+        return
+    known = Input(path=kernel.image, sha256=described.manifest.kernel_sha256)
+    if not _is_away(root, described) and _has_changed(root, known):
         yield f"kernel {kernel.image}: has changed since the image was built"
 
 
@@ -140,13 +137,14 @@ def _change(before: object, now: object) -> str:
     return f"was {texts[0]}, is {texts[1]}"
 
 
-def _facts(root: Root, config: Config, kernel_path: str, described: ImageRecord, known: Basis) -> Iterator[str]:
+def _facts(root: Root, config: Config, described: ImageRecord, known: Basis) -> Iterator[str]:
     kernel = described.manifest.kernel
     same_kernel = replace(
-        config.kernel, version=kernel.release, image=kernel_path, modules_dir=config.kernel.modules_dir
+        config.kernel, version=kernel.release, image=kernel.image, modules_dir=config.kernel.modules_dir
     )
     try:
-        now = probe.read(root, replace(config, kernel=same_kernel))
+        known_kernel = kernel if _is_away(root, described) else None
+        now = probe.read(root, replace(config, kernel=same_kernel), known_kernel=known_kernel)
     except KdumpError as error:
         each = error.errors if isinstance(error, SeveralProblemsError) else (error,)
         yield from (f"cannot be built now: {one}" for one in each)

@@ -59,7 +59,7 @@ def _stale(root: Root, config: Config, loaded: state.Loaded | None) -> tuple[str
         return (f"{error}; {_REBUILD}",)
     if described.image_sha256 != loaded.image_sha256:
         return (f"{loaded.image}: was built again since it was loaded; {_LOAD}",)
-    reasons = staleness.reasons(root, config, loaded.image, described)
+    reasons = staleness.reasons(root, config, described)
     if reasons:
         return tuple(f"{reason}; {_REBUILD}" for reason in reasons)
     return tuple(f"{reason}; {_LOAD}" for reason in _other_command(root, config, loaded))
