@@ -45,14 +45,21 @@ HANGING = {
 }
 
 
-# Prints the processes that sleep; one that has ended may wait for process 1 to ask how.
-SLEEPING = "for s in $(grep -l '^Name:.*sleep' /.proc/[0-9]*/status); do grep -q '^State:.*Z' $s || echo $s; done"
+# What is killed ends a moment later, and may then wait for process 1 to ask how.
+ALL_HAVE_ENDED = """
+nobody_sleeps() {
+    for _status in /.proc/[0-9]*/status; do
+        ! grep -sq '^Name:.*sleep' "$_status" || ! grep -sq '^State:.[RSD]' "$_status" || return 1
+    done
+}
+wait_for 5 nobody_sleeps || grep '^Name' /.proc/[0-9]*/status
+"""
 
 
 @pytest.mark.parametrize("command", HANGING.values(), ids=HANGING.keys())
 def test_all_of_it_is_ended_when_its_time_is_over(command: str, environment: Environment) -> None:
     start = time.monotonic()
-    ended = environment.shell(f"bounded 1 {command}; echo $?; cat /run/kdump/sessions; {SLEEPING}")
+    ended = environment.shell(f"bounded 1 {command}; echo $?; cat /run/kdump/sessions; {ALL_HAVE_ENDED}")
     assert ended.output == "124\n"
     assert time.monotonic() - start < 10
 

@@ -1,0 +1,46 @@
+#!/bin/sh
+# A machine that is armed once and for all: enable, a kernel package that is configured, a reboot, a crash, and the next
+# boot, which must be armed again.
+set -eux
+
+other=$(cat other)
+
+# status FILE: the machine must be armed, with nothing that has changed.
+status() {
+    kdump-initramfs status --json > "$REPORT/$1"
+    systemctl is-active kdump-initramfs.service
+    systemctl show --property=Result kdump-initramfs.service
+}
+
+case $BOOT in
+    1)
+        mkdir -m 0700 /var/crash
+        kdump-initramfs enable
+        # What apt does when it installs a kernel: its postinst runs the hooks for that one, which does not run.
+        dpkg-reconfigure --frontend=noninteractive "linux-image-$other" > "$REPORT/postinst" 2>&1
+        cat "$REPORT/postinst"
+        kdump-initramfs inspect "/var/lib/kdump-initramfs/initrd-$other.img" --manifest > "$REPORT/manifest.json"
+        [ ! -e "/var/lib/kdump-initramfs/initrd-$(uname -r).img" ]
+        systemctl reboot --force
+        sleep 1000
+        ;;
+    2)
+        systemctl status --no-pager kdump-initramfs.service || :
+        status armed.json
+        kdump-initramfs check --json > "$REPORT/check.json" || :
+        sync
+        cat token > /dev/kmsg
+        echo c > /proc/sysrq-trigger
+        ;;
+    3)
+        status again.json
+        kdump-initramfs dumps list --json > "$REPORT/list.json"
+        cp /var/crash/*/vmcore-dmesg.txt "$REPORT"
+        kdump-initramfs disable
+        [ ! -e /etc/systemd/system/sysinit.target.wants/kdump-initramfs.service ]
+        ;;
+    *)
+        echo "the guest crashed again"
+        exit 1
+        ;;
+esac

@@ -1,0 +1,35 @@
+"""A Debian machine that is armed at boot and by its kernel packages, with systemd, our wheel and no configuration."""
+
+import secrets
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.vm.debian import releases, run_script
+from tests.vm.storage import RELEASE, SCRIPTS, last_words, marks
+
+pytestmark = marks
+
+
+def test_machine_is_armed_at_each_boot_and_with_each_kernel(tmp_path: Path) -> None:
+    token = f"kdump-test-{secrets.token_hex(16)}"
+    other = next(release for release in releases() if release != RELEASE)
+    script = SCRIPTS / "arm-at-boot.sh"
+    report = run_script(
+        RELEASE, script, tmp_path, files={"token": token, "other": other}, append="crashkernel=192M", timeout_s=900
+    )
+    assert report.status == 0, last_words(report)
+    assert msgspec.json.decode(report.files["manifest.json"])["kernel"]["release"] == other
+    for name in ("armed.json", "again.json"):
+        found = msgspec.json.decode(report.files[name])
+        assert (found["armed"], found["stale"]) == (True, [])
+    (dump,) = msgspec.json.decode(report.files["list.json"])
+    assert dump["complete"] is True
+    assert token.encode() in report.files["vmcore-dmesg.txt"]
+
+
+@pytest.fixture(autouse=True)
+def several_kernels() -> None:
+    if len(releases()) < 2:
+        pytest.skip("the guest has one kernel")
