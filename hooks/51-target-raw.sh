@@ -68,19 +68,15 @@ limited_to_room() {
 
 # A file: a unit that tells of it, written when it is complete, then its data.
 put_file() {
-    rm -f /run/kdump/raw-failed
     _data=$(($(recall raw-next) + 1))
     _count=$(limited_to_room "$1")
+    _failed=
     exec 3<>"$device"
     # shellcheck disable=SC2086  # an option, or none
-    { hashed "$1" || echo >/run/kdump/raw-failed; } |
-        dd bs="$UNIT" iflag=fullblock seek="$_data" $_count conv=notrunc,fsync >&3 2>/run/kdump/raw-said || {
-        log "$(recall raw-said)"
-        return 1
-    }
+    write_hashed "$1" seek="$_data" $_count conv=notrunc,fsync || _failed=yes
     _bytes=$(($(position 3) - _data * UNIT))
     [ "count=$((_bytes / UNIT))" != "$_count" ] || die "no room for more of $1 than $_bytes bytes"
-    [ ! -e /run/kdump/raw-failed ] && passed "$1" "$_bytes"
+    [ -z "$_failed" ] && passed "$1" "$_bytes"
 }
 
 commit_file() {

@@ -58,7 +58,7 @@ put_file() {
     # The log and the record may take of the reserve.
     case $1 in vmcore | vmcore.*) limit_size ;; esac
     exec 3>"$directory/$1-incomplete"
-    hashed "$1" >&3 && passed "$1" "$(position 3)"
+    write_hashed "$1" && passed "$1" "$(position 3)"
 }
 
 # directory_verb VERB [NAME]: what a driver answers to every verb but `open`.

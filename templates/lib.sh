@@ -259,7 +259,7 @@ position() {
     sed -n 's/^pos:[^0-9]*//p' "/proc/self/fdinfo/$1"
 }
 
-# hashed NAME: passes stdin on, and sums it up on the way; whoever knows then how many bytes it was says `passed`.
+# hashed NAME: passes stdin on, and sums it up on the way.
 hashed() {
     mkdir -p /run/kdump/digests
     _note="/run/kdump/digests/$1"
@@ -271,6 +271,20 @@ hashed() {
     tee "$_note.pipe" || _through=$?
     wait "$_summing"
     return "$_through"
+}
+
+# write_hashed NAME [OPTION...]: writes stdin to descriptor 3, and sums it up on the way; the options are those of dd. It is
+# dd that writes, because busybox's tee does not tell of errors. Whoever knows then how many bytes it was says `passed`.
+write_hashed() {
+    _named=$1
+    shift
+    rm -f /run/kdump/not-hashed
+    { hashed "$_named" || echo >/run/kdump/not-hashed; } |
+        dd bs=65536 iflag=fullblock "$@" >&3 2>/run/kdump/dd-said || {
+        log "$(recall dd-said)"
+        return 1
+    }
+    [ ! -e /run/kdump/not-hashed ]
 }
 
 # passed NAME BYTES: notes what `digest_of` prints.

@@ -377,14 +377,17 @@ def test_a_file_gets_its_name_when_it_is_complete(opened: Environment) -> None:
     assert saved(opened) == {"file": b"content\n"}
 
 
+SYNC_FAILS = 'dd() { case "$*" in *if=/dev/null*) return 1 ;; esac; command dd "$@"; }'
+
+
 @pytest.mark.parametrize("broken", ["dd", "put", "missing"])
 def test_a_file_that_did_not_reach_the_device_stays_incomplete(opened: Environment, broken: str) -> None:
     hook = "/lib/kdump/hooks/50-target-disk.sh"
     opened.write("/content", "content\n")
     if broken == "dd":
-        opened.replace(hook, "set -eu\n", "set -eu\ndd() { return 1; }\n")
+        opened.replace(hook, "set -eu\n", f"set -eu\n{SYNC_FAILS}\n")
     elif broken == "put":
-        put = 'hashed "$1" >&3'
+        put = 'write_hashed "$1"'
         opened.replace("/lib/kdump/directory.sh", put, "{ head -c 3 >&3; exit 1; }")
     source = "/nothing" if broken == "missing" else "/content"
     ended = opened.shell(f"save_file file {source} && echo saved")

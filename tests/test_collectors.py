@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 
 import pytest
 
@@ -86,6 +87,16 @@ def test_a_copy_of_half_the_core_is_refused(opened: Environment, compression: st
     assert opened.hook("70-vmcore").status == 1
     assert saved(opened) == {}
     assert "no collector could save the vmcore" in opened.read(LOG)
+
+
+@pytest.mark.parametrize("size", [1, 10_000, 1_000_000])
+def test_what_does_not_reach_its_file_is_not_saved(size: int, opened: Environment) -> None:
+    """Not every program tells that there was no space for what it wrote."""
+    os.mknod(opened.path("/dev/full"), 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+    (dump_directory(opened) / "file-incomplete").symlink_to("/dev/full")
+    opened.write("/content", bytes(size))
+    assert opened.shell("target put file </content").status != 0
+    assert opened.shell("save_file file /content").status != 0
 
 
 # A target that is no directory. As the guard does beside it, others write all the time.

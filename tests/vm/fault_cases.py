@@ -142,7 +142,7 @@ FAULTS: dict[str, Fault] = {
     "collector-floods-the-log": Fault(collector="yes | head -n 100000; exit 1\n"),
     "core-ends-early": Fault(
         saved=NOWHERE,
-        patches={"lib/kdump/hooks/70-vmcore.sh": instead("set -eu\nread_core() { head -c 100000 /proc/vmcore; }\n")},
+        patches={"lib/kdump/hooks/70-vmcore.sh": instead("set -eu\ndd() { head -c 100000; }\n")},
     ),
     # --- the disk ---
     "disk-read-only": Fault(drive=",readonly=on", saved=GOOD),
