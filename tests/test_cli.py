@@ -1,7 +1,9 @@
 """The command line, run as a process: exit statuses, what goes to which stream, and what is said about bad input."""
 
+import argparse
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kdump_initramfs import __version__
+from kdump_initramfs import __version__, cli
 from kdump_initramfs.formats import cpio
 from kdump_initramfs.host.root import Root
 from tests import command, trees
@@ -37,6 +39,19 @@ def built(machine: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def change(machine: Path, tree: str) -> None:
     trees.make(tree, machine)
+
+
+def test_a_parser_for_one_verb_knows_few_others() -> None:
+    verbs = verbs_of(cli.parser())
+    assert len(verbs) > 10
+    for verb in verbs:
+        some = verbs_of(cli.parser(verb))
+        assert verb in some
+        assert len(some) < len(verbs) / 2
+
+
+def verbs_of(parser: argparse.ArgumentParser) -> set[str]:
+    return set(re.findall(r"^    ([a-z-]+)", parser.format_help(), re.MULTILINE))
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

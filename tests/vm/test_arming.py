@@ -17,7 +17,13 @@ def test_machine_is_armed_at_each_boot_and_with_each_kernel(tmp_path: Path) -> N
     other = next(release for release in releases() if release != RELEASE)
     script = SCRIPTS / "arm-at-boot.sh"
     report = run_script(
-        RELEASE, script, tmp_path, files={"token": token, "other": other}, append="crashkernel=192M", timeout_s=900
+        RELEASE,
+        script,
+        tmp_path,
+        files={"token": token, "other": other},
+        init="systemd",
+        append="crashkernel=192M",
+        timeout_s=900,
     )
     assert report.status == 0, last_words(report)
     assert msgspec.json.decode(report.files["manifest.json"])["kernel"]["release"] == other

@@ -9,7 +9,7 @@ resource() {
 
 # udev runs multipath(8), which fails paths that it does not like.
 udevadm settle
-systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd.service
+udevadm control --exit
 modprobe -a scsi_dh_alua dm-multipath dm-round-robin
 # The state is that of the host's number modulo 3 (resp_report_tgtpgs(), drivers/scsi/scsi_debug.c).
 modprobe scsi_debug add_host=3 vpd_use_hostno=0 dev_size_mb=16

@@ -3,7 +3,7 @@
 # file system and the other way round. Without udev, which takes longer than all else.
 set -eu
 
-systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
+udevadm control --exit
 cat > /etc/lvm/lvm.conf << END
 devices {
     filter = [ "a|^/dev/loop0$|", "r|.*|" ]
