@@ -15,14 +15,18 @@ from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 
 logger = logging.getLogger("kdump_initramfs")
 
+_PROGRAM = "kdump-initramfs"
+
 _Command = Callable[[argparse.Namespace], int]
+_Adder = Callable[["_Verbs"], None]
 if TYPE_CHECKING:
     _Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - add_subparsers() returns just this
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
-    parsed = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = parser(words[0] if words else "").parse_args(words)
     _set_up_log(logging.DEBUG if parsed.verbose else logging.ERROR if parsed.quiet else logging.INFO)
     command: _Command = parsed.command
     try:
@@ -58,27 +62,33 @@ def _report(error: KdumpError) -> None:
 
 def _set_up_log(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("kdump-initramfs: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{_PROGRAM}: %(message)s"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(level)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or one that knows little more than that verb and is made faster."""
     top = argparse.ArgumentParser(
-        prog="kdump-initramfs",
+        prog=_PROGRAM,
         description="Builds, arms and proves the initramfs that saves a kernel crash dump.",
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"kdump-initramfs {__version__}")
-    verbs = top.add_subparsers(metavar="COMMAND", required=True)
-    _add_image_verbs(verbs)
-    _add_loader_verbs(verbs)
-    _add_boot_verbs(verbs)
-    _add_rehearse(verbs)
-    _add_diagnosis(verbs)
-    _add_dumps(verbs)
+    top.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
+    # Told what it is, argparse formats no usage (with shutil, and all its codecs) to find out.
+    verbs = top.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
+    groups: dict[_Adder, tuple[str, ...]] = {
+        _add_image_verbs: ("build", "plan", "probe", "inspect"),
+        _add_loader_verbs: ("load", "emit", "unload", "status"),
+        _add_boot_verbs: ("enable", "disable", "kernel-hook"),
+        _add_rehearse: ("rehearse",),
+        _add_diagnosis: ("check", "estimate"),
+        _add_dumps: ("dumps",),
+    }
+    wanted = [add for add, names in groups.items() if verb in names]
+    for add in wanted or groups:
+        add(verbs)
     return top
 
 
@@ -178,7 +188,7 @@ def _add_diagnosis(verbs: "_Verbs") -> None:
 
 def _add_dumps(verbs: "_Verbs") -> None:
     dumps = verbs.add_parser("dumps", help="list, show, recover and decrypt saved dumps", allow_abbrev=False)
-    inner = dumps.add_subparsers(metavar="ACTION", required=True)
+    inner = dumps.add_subparsers(metavar="ACTION", required=True, prog=f"{_PROGRAM} dumps")
     listing = _add(inner, "list", commands.dumps_list, "list the saved dumps, oldest first", json=True)
     show = _add(inner, "show", commands.dumps_show, "show one dump", json=True)
     show.add_argument("name", metavar="NAME", nargs="?", default="", help="which (default: the newest)")

@@ -3,11 +3,9 @@
 Later sources win, tables merge, arrays append, an empty array resets. A key that is not here is an error.
 """
 
-import difflib
 import glob
 import os
 import re
-import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -234,9 +232,11 @@ def _read_toml(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}", hint="name a readable TOML file") from error
     if len(content) > _MAX_FILE_BYTES:
         raise ConfigError(f"{path}: larger than {_MAX_FILE_BYTES} bytes", hint="this is no configuration file")
+    import tomllib
+
     try:
         return tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+    except (ValueError, RecursionError) as error:  # the errors of decoding and of TOML are ValueErrors
         raise ConfigError(f"{path}: {error}", hint="it must be TOML in UTF-8: https://toml.io") from error
 
 
@@ -252,9 +252,11 @@ def _parse_override(word: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
+    import tomllib
+
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+    except (ValueError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text
 
@@ -288,6 +290,8 @@ def _explain(source: str, message: str) -> ConfigError:
     unknown = _UNKNOWN.fullmatch(what)
     if unknown is None:
         return ConfigError(f"{source}: {where}: {what[:1].lower()}{what[1:]}", hint=_expectation(where))
+    import difflib
+
     key = f"{where}.{unknown['key']}" if where else unknown["key"]
     near = difflib.get_close_matches(key.replace("[...]", ""), sorted(known_keys()), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known_keys()))}"
