@@ -35,7 +35,7 @@ class LostGuestError(Exception):
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
-    """What a guest has beside the disk of its system."""
+    """What a guest has beside the disk of its system, and how it starts."""
 
     # Blank disks: serial number -> bus. One on virtio-blk is /dev/disk/by-id/virtio-SERIAL.
     disks: Mapping[str, Bus] = field(default_factory=lambda: {"data": "virtio-blk"})
@@ -45,6 +45,10 @@ class Hardware(Struct, frozen=True, kw_only=True):
     accel: Literal["auto", "tcg"] = "auto"
     # Gets each line of the console as it arrives.
     on_line: OnLine | None = None
+    init: Init = "quick"
+
+
+SYSTEMD = Hardware(init="systemd")
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -79,7 +83,6 @@ def run_script(
     *,
     files: Mapping[str, str] | None = None,
     hardware: Hardware | None = None,
-    init: Init = "quick",
     append: str = "",
     timeout_s: float = 600,
 ) -> Report:
@@ -94,7 +97,7 @@ def run_script(
     guest = Guest(
         machine=MACHINE,
         kernel=f"{root}/boot/vmlinuz-{release}",
-        initrd=f"{root}/boot/{_INITRD[init].format(release)}",
+        initrd=f"{root}/boot/{_INITRD[hardware.init].format(release)}",
         append=_command_line(append),
         memory_mib=MEMORY_MIB,
         cpus=hardware.cpus,

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.vm.debian import releases, run_script
+from tests.vm.debian import SYSTEMD, releases, run_script
 from tests.vm.storage import RELEASE, SCRIPTS, last_words, marks
 
 pytestmark = marks
@@ -21,7 +21,7 @@ def test_machine_is_armed_at_each_boot_and_with_each_kernel(tmp_path: Path) -> N
         script,
         tmp_path,
         files={"token": token, "other": other},
-        init="systemd",
+        hardware=SYSTEMD,
         append="crashkernel=192M",
         timeout_s=900,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.vm.debian import Report, releases, run_script
+from tests.vm.debian import SYSTEMD, Report, releases, run_script
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -20,7 +20,7 @@ pytestmark = [
 def test_crash_is_saved_and_listed_after_the_reboot(release: str, tmp_path: Path) -> None:
     token = f"kdump-test-{secrets.token_hex(16)}"
     script = SCRIPTS / "crash-and-list.sh"
-    report = run_script(release, script, tmp_path, files={"token": token}, init="systemd", append="crashkernel=192M")
+    report = run_script(release, script, tmp_path, files={"token": token}, hardware=SYSTEMD, append="crashkernel=192M")
     assert report.status == 0, _last_words(report)
     assert msgspec.json.decode(report.files["status.json"])["armed"] is True
     (dump,) = msgspec.json.decode(report.files["list.json"])
