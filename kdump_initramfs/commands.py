@@ -138,7 +138,18 @@ def load(args: argparse.Namespace) -> int:
         return 0
     kexec.load(root, command)
     logger.info("armed: kernel %s with %s", command.record.manifest.kernel.release, command.image)
+    _settle(root, config, image)
     return 0
+
+
+def _settle(root: Root, config: Config, image: str) -> None:
+    """Give the verdict on a rehearsal of the machine itself, if one waits for it."""
+    from kdump_initramfs.loader import proof
+
+    if os.path.exists(proof.attempt_path(image)):
+        from kdump_initramfs.loader import attempt
+
+        attempt.settle(root, config, image)
 
 
 def _image(root: Root, config: Config, named: str) -> str:
@@ -160,9 +171,13 @@ def unload(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
+    from kdump_initramfs.loader import state
     from kdump_initramfs.loader import status as reading
 
-    found = reading.read(Root(args.root), _config(args))
+    root, config = Root(args.root), _config(args)
+    if (loaded := state.read(root)) is not None:
+        _settle(root, config, loaded.image)
+    found = reading.read(root, config)
     if args.json:
         _print_json(found)
     else:
@@ -173,7 +188,10 @@ def status(args: argparse.Namespace) -> int:
             print(f"stale: {reason}")
         if found.proof is not None:
             verdict = "passed" if found.proof.passed else "FAILED"
-            print(f"last rehearsal: {verdict}, {datetime.fromtimestamp(found.proof.at, UTC):%Y-%m-%d %H:%M} UTC")
+            where = "of this machine itself" if found.proof.live else "in a guest"
+            print(
+                f"last rehearsal: {verdict} {where}, {datetime.fromtimestamp(found.proof.at, UTC):%Y-%m-%d %H:%M} UTC"
+            )
     return found.exit_code
 
 
@@ -271,6 +289,10 @@ def rehearse(args: argparse.Namespace) -> int:
     from kdump_initramfs.rehearsal import rehearse as rehearsing
 
     root, config = Root(args.root), _config(args)
+    if args.live:
+        from kdump_initramfs.rehearsal import live
+
+        live.crash(root, config, force=args.force, confirm=live.ask)
     options = rehearsing.Options(
         accel=args.accel,
         memory_mib=args.memory,

@@ -48,6 +48,7 @@ file /proc/meminfo
 | AnonPages:         50000 kB
 file /etc/default/grub GRUB_CMDLINE_LINUX="quiet"
 file /usr/sbin/update-grub
+file /etc/local.d/kdump.start #!/bin/sh
 file /etc/os-release ID=debian
 file /usr/lib/debug/boot/vmlinux-{RELEASE}
 """
@@ -68,8 +69,12 @@ def machine(host_root: Callable[[str], Root]) -> Root:
     described = spine.build(root, config.Config())
     image = root.host(IMAGE)
     state.write(root, image=image, described=described, words=kexec.command(root, config.Config(), image).words)
-    proof.write(image, described.image_sha256, passed=True, crashkernel="256M")
+    proof.write(image, proof_of(described.image_sha256, passed=True, crashkernel="256M"))
     return root
+
+
+def proof_of(image_sha256: str, *, passed: bool, crashkernel: str) -> proof.Proof:
+    return proof.Proof(image_sha256=image_sha256, passed=passed, at=proof.now(), crashkernel=crashkernel)
 
 
 def check(root: Root, *overrides: str) -> Report:
@@ -229,6 +234,13 @@ CHANGES: dict[str, tuple[str, str, State, str, str]] = {
         State.WEAK,
         "/usr/sbin/lvm: has changed",
         "kdump-initramfs build && kdump-initramfs load",
+    ),
+    "not armed at boot": (
+        "remove /etc/local.d",
+        "armed at boot",
+        State.WEAK,
+        "nothing loads it then",
+        "kdump-initramfs enable",
     ),
     "no kernel": (
         "remove /boot/vmlinuz-{release}",
@@ -429,10 +441,10 @@ def test_failed_rehearsal_is_broken(machine: Root) -> None:
     image = machine.host(IMAGE)
     loaded = state.read(machine)
     assert loaded is not None
-    proof.write(image, loaded.image_sha256, passed=False, crashkernel="192M")
+    proof.write(image, proof_of(loaded.image_sha256, passed=False, crashkernel="192M"))
     found = finding(check(machine), "rehearsal")
     assert found.state is State.BROKEN
-    assert "failed 0 days ago, with crashkernel=192M" in found.seen
+    assert "failed in a guest 0 days ago, with crashkernel=192M" in found.seen
 
 
 @pytest.mark.parametrize(("word", "expected"), [("load", State.BROKEN), ("auto", State.OK), ("file", State.OK)])

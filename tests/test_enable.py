@@ -12,7 +12,7 @@ from kdump_initramfs import resources
 from kdump_initramfs.errors import HostError, SeveralProblemsError
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import enable
-from kdump_initramfs.loader.pieces import KERNEL_HOOKS, OPENRC, SYSTEMD, SYSV
+from kdump_initramfs.loader.pieces import FOLLOWERS, OPENRC, SYSTEMD, SYSV
 from tests import command, programs
 
 CONTRIB = command.PROJECT / "contrib"
@@ -111,19 +111,51 @@ def test_enable_writes_a_file_and_a_link_and_disable_removes_both(
 
 def test_hooks_are_installed_where_their_framework_is(sysroot: Make) -> None:
     frameworks = {
-        f"{directory}/": "" for directory in ("/usr/lib/kernel/install.d", "/var/lib/dpkg", "/usr/share/libalpm/hooks")
+        f"{directory}/": ""
+        for directory in (
+            "/usr/lib/udev/rules.d",
+            "/usr/lib/kernel/install.d",
+            "/var/lib/dpkg",
+            "/usr/share/libalpm/hooks",
+        )
     }
     root = sysroot({**SYSTEMD_ROOT, **frameworks})
     before = tree(root)
     written = enable.enable(root)
-    assert {each.path for each in KERNEL_HOOKS} == set(written) - {UNIT, WANTED}
+    assert {each.path for each in FOLLOWERS} == set(written) - {UNIT, WANTED}
     for path in written:
         assert root.exists(path), path
         assert os.path.islink(root.directory + path) or bool(os.stat(root.directory + path).st_mode & 0o100) == (
-            not path.endswith((".hook", ".service"))
+            not path.endswith((".hook", ".service", ".rules"))
         )
     enable.disable(root)
     assert tree(root) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"/etc/local.d/kdump.start": "#!/bin/sh\n"}, "/etc/local.d/kdump.start"),
+        (
+            {
+                "/etc/runlevels/boot/kdump": Path("/etc/init.d/kdump"),
+                "/etc/init.d/kdump": "# kdump-initramfs emit openrc",
+            },
+            "/etc/runlevels/boot/kdump",
+        ),
+        # That of another tool loads something else.
+        (
+            {
+                "/etc/systemd/system/multi-user.target.wants/kdump.service": Path("/lib/systemd/system/kdump.service"),
+                "/lib/systemd/system/kdump.service": "ExecStart=/usr/bin/kdumpctl start",
+            },
+            "",
+        ),
+    ],
+    ids=["local.d", "emitted", "another tool"],
+)
+def test_what_was_put_there_by_hand_arms_as_well(files: Mapping[str, str | Path], found: str, sysroot: Make) -> None:
+    assert enable.at_boot(sysroot(files)) == found
 
 
 def test_systemctl_agrees_that_the_unit_is_enabled(sysroot: Make) -> None:
@@ -250,7 +282,7 @@ def test_command_line_tells_what_it_wrote(sysroot: Make) -> None:
 
 
 def test_every_file_is_where_the_table_says() -> None:
-    for piece in (*(each.piece for each in (SYSTEMD, OPENRC, SYSV)), *KERNEL_HOOKS):
+    for piece in (*(each.piece for each in (SYSTEMD, OPENRC, SYSV)), *FOLLOWERS):
         place = CONTRIB / piece.source
         assert place.stat().st_mode & 0o777 == piece.mode, place
         assert place.read_text().endswith("\n")
@@ -258,7 +290,7 @@ def test_every_file_is_where_the_table_says() -> None:
 
 def test_a_wheel_takes_along_what_enable_writes() -> None:
     settings = (command.PROJECT / "pyproject.toml").read_text()
-    for directory in {piece.source.partition("/")[0] for piece in (SYSTEMD.piece, *KERNEL_HOOKS)} | {"dracut"}:
+    for directory in {piece.source.partition("/")[0] for piece in (SYSTEMD.piece, *FOLLOWERS)} | {"dracut"}:
         assert f'"contrib/{directory}" = "kdump_initramfs/data/contrib/{directory}"' in settings
 
 

@@ -523,6 +523,27 @@ def test_armed_machine_tells_which_hot_plugging_the_kernel_follows(
     assert status.read(machine, config.Config()).follows_hotplug == followed
 
 
+PLUGGED = {
+    "memory": ("dir /sys/devices/system/memory/memory1", "memory: 1 blocks were there when it was loaded, 2 are now"),
+    "cpu": ("file /sys/devices/system/cpu/present 0-3", "processors: 0-1 were there when it was loaded, 0-3 are now"),
+}
+
+
+@pytest.mark.parametrize("kind", PLUGGED)
+@pytest.mark.parametrize("follows", [False, True], ids=["the kernel does not follow", "the kernel follows"])
+def test_what_is_plugged_in_later_is_not_in_the_core_header(
+    kind: str, *, follows: bool, machine: Root, image: str
+) -> None:
+    before = "dir /sys/devices/system/memory/memory0\nfile /sys/devices/system/cpu/present 0-1"
+    trees.make(before, Path(machine.directory))
+    arm(machine, image)
+    assert status.read(machine, config.Config()).stale == ()
+    change, said = PLUGGED[kind]
+    trees.make(f"{change}\nfile /sys/devices/system/{kind}/crash_hotplug {follows:d}", Path(machine.directory))
+    expected = () if follows else (f"{said}; run: kdump-initramfs load",)
+    assert status.read(machine, config.Config()).stale == expected
+
+
 def test_machine_without_kexec_support_is_not_armed(sysroot: Callable[..., Root]) -> None:
     assert status.read(sysroot({}), config.Config()).exit_code == 4
 

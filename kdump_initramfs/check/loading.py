@@ -29,6 +29,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     syscall: str
     config: KernelConfig | None
     fstab: tuple[fstab.Entry, ...]
+    # What loads it at boot; "" if nothing does.
+    loaded_by: str
     # The image that would be loaded; None where there is none.
     image: ImageRecord | None
     status: Status
@@ -42,6 +44,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if facts.kernel_image:
         yield _boot(facts)
     yield _armed(facts)
+    yield _at_boot(facts)
     if facts.status.armed:
         yield _current(facts.status)
     yield _proven(facts)
@@ -110,6 +113,14 @@ def _armed(facts: Facts) -> Finding:
     return Finding(name="armed", state=State.BROKEN, seen="no", why=why, remedy=remedy)
 
 
+def _at_boot(facts: Facts) -> Finding:
+    name, why = "armed at boot", "what is loaded is forgotten at every reboot, that after a crash too"
+    if facts.loaded_by:
+        return Finding(name=name, state=State.OK, seen=facts.loaded_by, why=why)
+    remedy = "run: kdump-initramfs enable"
+    return Finding(name=name, state=State.WEAK, seen="nothing loads it then", why=why, remedy=remedy)
+
+
 def _current(status: Status) -> Finding:
     why = "what is loaded was made of other files than those that are there now, and may not fit them"
     if not status.stale:
@@ -136,7 +147,8 @@ def _proven(facts: Facts) -> Finding:
     if proof is None:
         return Finding(name=name, state=State.UNKNOWN, seen="none of what is loaded", why=why, remedy=run)
     days = max(facts.now - proof.at, 0) // _DAY_S
-    when = f"{days} days ago, with crashkernel={proof.crashkernel}"
+    where = "on this machine" if proof.live else "in a guest"
+    when = f"{where} {days} days ago, with crashkernel={proof.crashkernel}"
     if proof.passed:
         return Finding(name=name, state=State.OK, seen=f"passed {when}", why=why)
     return Finding(name=name, state=State.BROKEN, seen=f"failed {when}", why=why, remedy=f"{run} --keep DIR")

@@ -1,4 +1,4 @@
-"""Has this machine armed at boot and follow its kernels: puts the files of contrib/ where its frameworks run them.
+"""Has this machine armed at boot and follow its changes: puts the files of contrib/ where its frameworks run them.
 
 All of it is done by files and links, so that it can be done in a chroot or below --root. What is ours is known by its
 last line; a file that is another's is never touched.
@@ -7,18 +7,21 @@ last line; a file that is another's is never touched.
 import logging
 import os
 from collections.abc import Iterator
+from itertools import chain
 
 from kdump_initramfs import durable, resources
 from kdump_initramfs.config import MAIN_FILE, SITE_DROPINS
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader.pieces import KERNEL_HOOKS, NAME, OPENRC, SYSTEMD, SYSV, InitSystem, Piece
+from kdump_initramfs.loader.pieces import FOLLOWERS, NAME, OPENRC, SYSTEMD, SYSV, InitSystem, Piece
 
 logger = logging.getLogger(__name__)
 
 _MARK = "# Written by `kdump-initramfs enable`, which writes it anew; `kdump-initramfs disable` removes it.\n"
 _LOCAL_D = "/etc/local.d/kdump.start"
+# Name of the services that `emit` prints, as docs/ARMING.md has them installed.
+_EMITTED = "kdump"
 
 
 def init_system(root: Root) -> InitSystem:
@@ -49,24 +52,30 @@ def is_wanted(root: Root) -> bool:
 
 
 def is_enabled(root: Root) -> bool:
-    """Whether something arms the machine at boot: a link of ours, or OpenRC's local service."""
-    return root.exists(_LOCAL_D) or any(True for _ in _links(root))
+    """Whether something arms the machine at boot."""
+    return at_boot(root) != ""
 
 
-def _links(root: Root) -> Iterator[str]:
-    """Yield the links by which an init system runs our file, whoever made them."""
+def at_boot(root: Root) -> str:
+    """Return the path by which something arms the machine at boot, "" if nothing does.
+
+    It is a link to a file of ours, OpenRC's local service, or what `emit` printed, under the name that it proposes.
+    """
+    local = (path for path in (_LOCAL_D,) if root.exists(path))
+    emitted = (path for path in _links(root, _EMITTED) if "kdump-initramfs emit" in (root.read_text(path) or ""))
+    return next(chain(_links(root, NAME), local, emitted), "")
+
+
+def _links(root: Root, service: str) -> Iterator[str]:
+    """Yield the links by which an init system runs a service, whoever made them."""
     for directory in ("/etc/systemd/system", "/usr/lib/systemd/system"):
-        wants = (name for name in root.list(directory) if name.endswith(".wants"))
-        yield from (f"{directory}/{name}/{NAME}.service" for name in wants if _is_in(root, f"{directory}/{name}"))
+        wants = (f"{directory}/{name}" for name in root.list(directory) if name.endswith(".wants"))
+        yield from (f"{name}/{service}.service" for name in wants if f"{service}.service" in root.list(name))
     for runlevel in root.list("/etc/runlevels"):
-        if NAME in root.list(f"/etc/runlevels/{runlevel}"):
-            yield f"/etc/runlevels/{runlevel}/{NAME}"
+        if service in root.list(f"/etc/runlevels/{runlevel}"):
+            yield f"/etc/runlevels/{runlevel}/{service}"
     for level in (name for name in root.list("/etc") if name.startswith("rc") and name.endswith(".d")):
-        yield from (f"/etc/{level}/{name}" for name in root.list(f"/etc/{level}") if name[3:] == NAME)
-
-
-def _is_in(root: Root, directory: str) -> bool:
-    return f"{NAME}.service" in root.list(directory)
+        yield from (f"/etc/{level}/{name}" for name in root.list(f"/etc/{level}") if name[3:] == service)
 
 
 # --- enable ------------------------------------------------------------------------------------------------------
@@ -75,12 +84,12 @@ def _is_in(root: Root, directory: str) -> bool:
 def enable(root: Root) -> list[str]:
     """Install what fits the machine, and return the paths that were written; what is in the way is raised before."""
     init = init_system(root)
-    pieces = [init.piece, *_kernel_hooks(root)]
+    pieces = [init.piece, *_followers(root)]
     problems = [*_check_program(root), *(problem for each in pieces for problem in _check(root, each))]
     raise_together([*problems, *_check_link(root, init.link)])
     try:
         written = [each.path for each in pieces if _write(root, each)]
-        if not any(True for _ in _links(root)):
+        if not any(True for _ in _links(root, NAME)):
             _link(root, _installed(root, init.piece), init.link)
             written.append(init.link)
     except OSError as error:
@@ -88,8 +97,8 @@ def enable(root: Root) -> list[str]:
     return written
 
 
-def _kernel_hooks(root: Root) -> list[Piece]:
-    return [each for each in KERNEL_HOOKS if any(root.is_dir(directory) for directory in each.frameworks)]
+def _followers(root: Root) -> list[Piece]:
+    return [each for each in FOLLOWERS if any(root.is_dir(directory) for directory in each.frameworks)]
 
 
 def _check_program(root: Root) -> Iterator[KdumpError]:
@@ -178,7 +187,7 @@ def disable(root: Root) -> list[str]:
     """Remove what is ours, for whatever init system, and return the paths that were removed."""
     removed: list[str] = []
     try:
-        for link in list(_links(root)):
+        for link in list(_links(root, NAME)):
             if link.startswith("/etc/") and os.path.islink(_place(root, link)):
                 os.unlink(_place(root, link))
                 removed.append(link)
@@ -190,7 +199,7 @@ def disable(root: Root) -> list[str]:
 
 
 def _all_pieces() -> tuple[Piece, ...]:
-    return (*(init.piece for init in (SYSTEMD, OPENRC, SYSV)), *KERNEL_HOOKS)
+    return (*(init.piece for init in (SYSTEMD, OPENRC, SYSV)), *FOLLOWERS)
 
 
 def _remove(root: Root, path: str) -> Iterator[str]:

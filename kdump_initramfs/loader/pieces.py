@@ -1,4 +1,4 @@
-"""The files of contrib/ that arm a machine at boot and follow its kernels, and where each of them belongs."""
+"""The files of contrib/ that arm a machine at boot and follow its changes, and where each of them belongs."""
 
 from msgspec import Struct
 
@@ -49,7 +49,15 @@ SYSV = InitSystem(
     link=f"/etc/rcS.d/S99{NAME}",
 )
 
-KERNEL_HOOKS = (
+FOLLOWERS = (
+    # udev, for memory and processors that come and go.
+    Piece(
+        source="init/98-kdump-initramfs.rules",
+        path="/etc/udev/rules.d/98-kdump-initramfs.rules",
+        mode=0o644,
+        packaged=("/usr/lib/udev/rules.d/98-kdump-initramfs.rules", "/lib/udev/rules.d/98-kdump-initramfs.rules"),
+        frameworks=("/usr/lib/udev/rules.d", "/lib/udev/rules.d"),
+    ),
     # kernel-install(8): Fedora and its relatives, Gentoo with USE=systemd, systemd-boot anywhere.
     Piece(
         source="kernel-hooks/90-kdump-initramfs.install",

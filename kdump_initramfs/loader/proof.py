@@ -1,4 +1,4 @@
-"""When an image was last proven: the verdict of its last rehearsal, kept beside it."""
+"""When an image was last proven: the verdict of its last rehearsal, in a guest or on the machine, kept beside it."""
 
 import logging
 import os
@@ -20,21 +20,33 @@ class Proof(Struct, frozen=True, kw_only=True):
     passed: bool
     # Seconds since the epoch.
     at: int
-    # crashkernel= of the guest.
+    # crashkernel= of what crashed.
     crashkernel: str
+    # Whether it was the machine itself, and not a guest.
+    live: bool = False
 
 
 def _path(image: str) -> str:
     return f"{image}.proof.json"
 
 
-def write(image: str, image_sha256: str, *, passed: bool, crashkernel: str) -> None:
+def attempt_path(image: str) -> str:
+    """Return where a crash of the machine itself is remembered until there is a verdict."""
+    return f"{image}.live.json"
+
+
+def now() -> int:
+    return int(time.time())
+
+
+def write(image: str, proof: Proof) -> bool:
     """Keep a verdict. Rehearsals need no privilege; who may not write there is told so, and no more."""
-    proof = Proof(image_sha256=image_sha256, passed=passed, at=int(time.time()), crashkernel=crashkernel)
     try:
         record.write_beside(_path(image), record.to_json(proof))
     except OSError as error:
         logger.info("%s: %s; `status` will not know of this rehearsal", _path(image), error.strerror)
+        return False
+    return True
 
 
 def read(image: str, image_sha256: str) -> Proof | None:
@@ -49,5 +61,6 @@ def read(image: str, image_sha256: str) -> Proof | None:
 
 def forget(image: str) -> None:
     """Forget the verdict on an image that is removed."""
-    if os.path.lexists(_path(image)):
-        os.unlink(_path(image))
+    for path in (_path(image), attempt_path(image)):
+        if os.path.lexists(path):
+            os.unlink(path)

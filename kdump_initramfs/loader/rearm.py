@@ -26,7 +26,7 @@ def rebuild(root: Root, config: Config, image: str) -> None:
     for reason in reasons:
         logger.info("%s", reason)
     try:
-        _check_mounted(root, config)
+        check_mounted(root, config)
         build.output_path(root, config, config.kernel.version or kernel.running_release(root))
         build.build(root, config, output=image)
     except KdumpError as error:
@@ -54,7 +54,7 @@ def _check_usable(root: Root, config: Config, image: str, error: KdumpError) -> 
         raise error from None
 
 
-def _check_mounted(root: Root, config: Config) -> None:
+def check_mounted(root: Root, config: Config) -> None:
     """Refuse to build while a target's file system is not mounted: the directory would be that of another one."""
     if mounts.are_known(root):
         mounted = {mount.mount_point for mount in mounts.read(root)}

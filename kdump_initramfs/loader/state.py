@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.host import hotplug
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.model import SCHEMA, ImageRecord
@@ -23,6 +24,8 @@ class Loaded(Struct, frozen=True, kw_only=True):
     # Seconds since the epoch.
     loaded_at: int
     words: tuple[str, ...]
+    # What was plugged in then; None from a version that did not look.
+    present: hotplug.Present | None = None
 
 
 def write(root: Root, *, image: str, described: ImageRecord, words: Sequence[str]) -> None:
@@ -33,6 +36,7 @@ def write(root: Root, *, image: str, described: ImageRecord, words: Sequence[str
         kernel_release=described.manifest.kernel.release,
         loaded_at=int(time.time()),
         words=tuple(words),
+        present=hotplug.present(root),
     )
     path = root.host(_PATH)
     try:

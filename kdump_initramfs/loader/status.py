@@ -1,10 +1,12 @@
 """Whether the machine is armed, with what, and whether that is still what it should be."""
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ImageError, KdumpError
-from kdump_initramfs.host import crash
+from kdump_initramfs.host import crash, hotplug
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.loader import kexec, staleness, state
@@ -62,7 +64,8 @@ def _stale(root: Root, config: Config, loaded: state.Loaded | None) -> tuple[str
     reasons = staleness.reasons(root, config, described)
     if reasons:
         return tuple(f"{reason}; {_REBUILD}" for reason in reasons)
-    return tuple(f"{reason}; {_LOAD}" for reason in _other_command(root, config, loaded))
+    reasons = (*_other_command(root, config, loaded), *_plugged(root, loaded.present))
+    return tuple(f"{reason}; {_LOAD}" for reason in reasons)
 
 
 def _other_command(root: Root, config: Config, loaded: state.Loaded) -> tuple[str, ...]:
@@ -72,3 +75,14 @@ def _other_command(root: Root, config: Config, loaded: state.Loaded) -> tuple[st
     except KdumpError as error:
         return (str(error),)
     return () if words == loaded.words else ("kexec command: would be another one now (`load --print` shows it)",)
+
+
+def _plugged(root: Root, before: hotplug.Present | None) -> Iterator[str]:
+    """Yield what has come or gone since the load, and is not in the core header, unless the kernel sees to that."""
+    now, followed = hotplug.present(root), crash.followed_hotplug(root)
+    if before is None:
+        return
+    if before.memory_blocks != now.memory_blocks and "memory" not in followed:
+        yield f"memory: {before.memory_blocks} blocks were there when it was loaded, {now.memory_blocks} are now"
+    if before.cpus != now.cpus and "cpu" not in followed:
+        yield f"processors: {before.cpus} were there when it was loaded, {now.cpus} are now"

@@ -143,7 +143,15 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
         )
         result = _result(command, options, accel, phases, verify.verify(saved, expected), saved)
     if options.is_proof:
-        proof.write(image, command.record.image_sha256, passed=result.passed, crashkernel=options.crashkernel)
+        proof.write(
+            image,
+            proof.Proof(
+                image_sha256=command.record.image_sha256,
+                passed=result.passed,
+                at=proof.now(),
+                crashkernel=options.crashkernel,
+            ),
+        )
     return result
 
 

@@ -55,7 +55,7 @@ def payload(script: str, disks: Iterable[str]) -> dict[str, str]:
     }
 
 
-def tell_monitor(path: str, name: str, **arguments: str) -> None:
+def tell_monitor(path: str, name: str, **arguments: Any) -> None:
     """Have QEMU's monitor (QMP) at a socket execute a command."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Gentoo's way on Debian: OpenRC, and a /boot that is not mounted when the machine is armed at boot.
+set -eux
+
+case $BOOT in
+    1)
+        # What a package manager would do; the packages for systemd leave no file that matters here.
+        dpkg --install --force-depends --force-conflicts --force-confnew /var/cache/openrc/*.deb > install.log 2>&1 || {
+            cat install.log
+            exit 1
+        }
+        # As for the guest with systemd, those that would load a kernel, or look after devices, or only cost time.
+        for service in kexec kexec-load multipath-tools multipath-tools-boot mdadm mdadm-waitidle dbus bootlogs; do
+            rm -f /etc/runlevels/*/$service
+        done
+        mkfs.ext4 -q /dev/disk/by-id/virtio-data
+        mount /dev/disk/by-id/virtio-data /mnt
+        cp -a /boot/. /mnt/
+        umount /mnt
+        mv /boot /boot.away
+        mkdir /boot
+        echo "/dev/disk/by-id/virtio-data /boot ext4 noauto 0 2" >> /etc/fstab
+        mount /boot
+        mkdir -m 0700 /var/crash
+        kdump-initramfs enable
+        kdump-initramfs build
+        umount /boot
+        cp openrc-script /etc/init.d/guest-script
+        chmod +x /etc/init.d/guest-script
+        rc-update add guest-script default
+        touch /etc/openrc-starts
+        sync
+        echo b > /proc/sysrq-trigger
+        ;;
+    2)
+        [ "$(cat /proc/1/comm)" = init ]
+        rc-status --all
+        rc-service kdump-initramfs status
+        [ -z "$(ls /boot)" ]
+        kdump-initramfs status --json > "$REPORT/status.json"
+        kdump-initramfs load --print > "$REPORT/command"
+        sync
+        cat token > /dev/kmsg
+        echo c > /proc/sysrq-trigger
+        ;;
+    3)
+        kdump-initramfs status --json > "$REPORT/again.json"
+        kdump-initramfs dumps list --json > "$REPORT/list.json"
+        cp /var/crash/*/vmcore-dmesg.txt "$REPORT"
+        kdump-initramfs disable
+        [ ! -e /etc/runlevels/boot/kdump-initramfs ]
+        ;;
+    *)
+        echo "the guest crashed again"
+        exit 1
+        ;;
+esac

@@ -1,0 +1,121 @@
+"""Machines on which arming is harder: hot plugging, lockdown, no reservation, OpenRC with /boot not mounted."""
+
+import secrets
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.debian import Hardware, Init, Report, run_script
+from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
+
+pytestmark = marks
+
+
+def crash(script: str, directory: Path, hardware: Hardware, append: str, files: Mapping[str, str]) -> Report:
+    """Let a guest run a script that crashes it; return the report on its one dump, which must be good."""
+    report = run_script(RELEASE, SCRIPTS / script, directory, files=files, hardware=hardware, append=append)
+    assert report.status == 0, last_words(report)
+    (dump,) = decode(report, "list.json")
+    assert dump["complete"] is True
+    assert files.get("token", "") in log_of_crash(report)
+    return report
+
+
+def log_of_crash(report: Report) -> str:
+    return report.files["vmcore-dmesg.txt"].decode(errors="replace")
+
+
+def token() -> str:
+    return f"kdump-test-{secrets.token_hex(16)}"
+
+
+# --- hot plugging ------------------------------------------------------------------------------------------------
+
+PAGE = 4096
+# What is plugged in gets its place above all that QEMU has below 4 GiB.
+FIRST_PLUGGED_PAGE = (4 << 30) // PAGE
+# max_mapnr of struct disk_dump_header, makedumpfile's diskdump_mod.h, on 64-bit machines.
+MAX_MAPNR_AT = 440
+
+
+class Dimms:
+    """Memory that is plugged in when the guest asks for it on its console."""
+
+    def __init__(self, directory: Path, init: Init) -> None:
+        self._monitor = str(directory / "monitor")
+        words = ("-m", "slots=2,maxmem=4G", "-qmp", f"unix:{self._monitor},server=on,wait=off")
+        self.hardware = Hardware(disks={}, extra=words, on_line=self._hear, init=init)
+
+    def _hear(self, line: str) -> None:
+        asked, _, number = line.strip().partition("hotplug: plug ")
+        # What the shell shows of its own commands is none.
+        if asked == "" and number.isdecimal():
+            backend: dict[str, Any] = {"qom-type": "memory-backend-ram", "id": f"memory{number}", "size": 256 << 20}
+            tell_monitor(self._monitor, "object-add", **backend)
+            tell_monitor(self._monitor, "device_add", driver="pc-dimm", id=f"dimm{number}", memdev=f"memory{number}")
+
+
+@pytest.mark.parametrize("init", ["quick", "systemd"])
+def test_memory_that_is_plugged_in_later_is_in_the_dump(init: Init, tmp_path: Path) -> None:
+    append = f"{APPEND} memhp_default_state=online"
+    report = crash("hotplug.sh", tmp_path, Dimms(tmp_path, init).hardware, append, {"token": token()})
+    assert "blocks were there when it was loaded" in report.files["stale"].decode()
+    (max_mapnr,) = struct.unpack_from("<I", report.files["head"], MAX_MAPNR_AT)
+    # Both are in it, one before and one after the rule was there.
+    assert max_mapnr == FIRST_PLUGGED_PAGE + 2 * (256 << 20) // PAGE
+
+
+# --- lockdown, several processors, and a crash that was meant ------------------------------------------------------
+
+
+def test_a_machine_under_lockdown_proves_itself(tmp_path: Path) -> None:
+    report = crash("live.sh", tmp_path, Hardware(disks={}, cpus=2), f"{APPEND} lockdown=integrity", {})
+    assert "that is not what was typed" in report.files["wrong"].decode()
+    command = report.files["command"].decode()
+    assert "nr_cpus=1" in command
+    assert "disable_cpu_apicid=0" in command
+    found = decode(report, "status.json")
+    assert (found["proof"]["passed"], found["proof"]["live"]) == (True, True)
+    log = log_of_crash(report)
+    assert "kdump-initramfs: live rehearsal " in log
+    assert "CPU: 1 " in log.partition("Kernel panic")[2]
+    assert "Kernel is locked down from command line" in log
+
+
+# --- the reservation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("append", "why", "seen"),
+    [
+        ("", "no memory is reserved for a capture kernel", "nothing"),
+        ("crashkernel=16M", "do not fit into the reserved memory", "16 MiB"),
+    ],
+    ids=["missing", "too small"],
+)
+def test_a_reservation_that_will_not_do_is_told_with_the_edit(append: str, why: str, seen: str, tmp_path: Path) -> None:
+    script = SCRIPTS / "reservation.sh"
+    report = run_script(RELEASE, script, tmp_path, hardware=Hardware(disks={}), append=append)
+    assert report.status == 0, last_words(report)
+    said = {name: content.decode() for name, content in report.files.items()}
+    assert why in said["load"]
+    assert "crashkernel=" in said["load"]
+    assert "not armed" in said["state"]
+    assert seen in said["check"]
+    assert "crashkernel=" in said["estimate"]
+
+
+# --- OpenRC --------------------------------------------------------------------------------------------------------
+
+
+def test_openrc_arms_at_each_boot_with_a_boot_partition_that_is_not_mounted(tmp_path: Path) -> None:
+    files = {"token": token(), "openrc-script": (SCRIPTS / "openrc-script").read_text()}
+    report = crash("openrc.sh", tmp_path, Hardware(), APPEND, files)
+    # The kernel comes from its copy beside the image.
+    assert "kexec -p /var/lib/kdump-initramfs/" in report.files["command"].decode()
+    for name in ("status.json", "again.json"):
+        found = decode(report, name)
+        assert (found["armed"], found["stale"]) == (True, [])
