@@ -55,6 +55,11 @@ def kernel_image(name: str) -> str:
     return f"{kernels.roots()[name]}/boot/vmlinuz-{name}"
 
 
+def booted_kernel(name: str) -> str:
+    """Return what QEMU boots that kernel from, where it need not be what an administrator boots."""
+    return kernels.unpacked(kernel_image(name), os.path.join(os.path.dirname(kernels.roots_directory()), "unpacked"))
+
+
 def kernel_overrides(name: str) -> list[str]:
     """Return the `--set` words for a kernel that is not installed but unpacked."""
     root = kernels.roots()[name]

@@ -9,16 +9,15 @@ import io
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct, field
 
-from kdump_initramfs.formats import kernel_image, kernel_payload
 from kdump_initramfs.rehearsal.console import OnLine
 from kdump_initramfs.rehearsal.qemu import MACHINES, Bus, Disk, Guest, run
+from tests import kernels
 
 MACHINE = "x86_64"
 DATA_DISK_BYTES = 1 << 30
@@ -126,13 +125,7 @@ def _boot_files(root: str, release: str, init: Init) -> tuple[str, str]:
     packed = f"{root}/boot/vmlinuz-{release}"
     if init == "systemd":
         return packed, f"{root}/boot/initrd.img-{release}"
-    unpacked = f"{root}/boot/vmlinux-{release}"
-    if not os.path.exists(unpacked):
-        with open(packed, "rb") as stream, tempfile.NamedTemporaryFile(dir=f"{root}/boot", delete=False) as output:
-            image = kernel_image.read(stream, packed)
-            output.writelines(kernel_payload.contents(stream, image, packed))
-        os.rename(output.name, unpacked)
-    return unpacked, f"{root}/boot/quick-{release}.img"
+    return kernels.unpacked(packed, f"{root}/unpacked"), f"{root}/boot/quick-{release}.img"
 
 
 def _command_line(append: str) -> str:

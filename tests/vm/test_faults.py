@@ -96,7 +96,7 @@ def boot(
     kernel = capture.release(kind)
     elfcorehdr = f" elfcorehdr={HEADER:#x}" if core else ""
     guest = qemu.Guest(
-        kernel=capture.kernel_image(kernel),
+        kernel=capture.booted_kernel(kernel),
         initrd=str(image),
         # no_timer_check: on a busy machine the emulated timer may come too late for the kernel to believe in it.
         append=f"console=ttyS0 panic=5 no_timer_check nokaslr reset_devices mem={MEM}{elfcorehdr}",
