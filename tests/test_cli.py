@@ -41,13 +41,12 @@ def change(machine: Path, tree: str) -> None:
     trees.make(tree, machine)
 
 
-def test_a_parser_for_one_verb_knows_few_others() -> None:
-    verbs = verbs_of(cli.parser())
-    assert len(verbs) > 10
-    for verb in verbs:
-        some = verbs_of(cli.parser(verb))
-        assert verb in some
-        assert len(some) < len(verbs) / 2
+def test_each_verb_is_in_one_group_and_needs_no_other() -> None:
+    grouped = [verb for verbs in cli.GROUPS.values() for verb in verbs]
+    assert sorted(grouped) == sorted(verbs_of(cli.parser()))
+    for verbs in cli.GROUPS.values():
+        for verb in verbs:
+            assert verbs_of(cli.parser(verb)) == set(verbs)
 
 
 def verbs_of(parser: argparse.ArgumentParser) -> set[str]:

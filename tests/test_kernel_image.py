@@ -96,7 +96,13 @@ WHOLE: dict[str, dict[str, tuple[bytes, dict[str, Any]]]] = {
             for kind in (*UNPACKED, "lz4", "lzo")
         },
         "big endian": (zimage(KERNEL, machine=elfmaker.PPC64), {"machine": "ppc64"}),
+        "big endian, xz": (
+            zimage(KERNEL, kind="xz", machine=elfmaker.PPC64),
+            {"compression": "xz"},
+        ),
         "of 32 bits": (zimage(KERNEL, machine=elfmaker.Machine(20, 32, big=True)), {"machine": "ppc"}),
+        "of an Image": (zimage(ARM), {"machine": "ppc64le", "release": ""}),
+        "signed": (zimage(KERNEL) + b"sig~Module signature appended~\n", {"is_signed": True}),
     },
     "Image": {
         "arm64": (ARM, {"machine": "aarch64", "is_signed": False}),
@@ -172,7 +178,7 @@ def test_headers_tell_what_an_image_is(form: str, name: str) -> None:
 
 def test_each_format_is_tried_with_a_dozen_images() -> None:
     assert {form for form, _ in CASES} == set(get_args(kernel_image.Format))
-    assert all(len(cases) >= 9 for cases in WHOLE.values())
+    assert all(len(cases) >= 12 for cases in WHOLE.values())
 
 
 # --- what is inside ----------------------------------------------------------------------------------------------

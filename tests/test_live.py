@@ -11,8 +11,8 @@ from kdump_initramfs.dumps import store
 from kdump_initramfs.errors import RehearsalError
 from kdump_initramfs.host import activity
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader import attempt, proof
-from kdump_initramfs.rehearsal import live
+from kdump_initramfs.loader import proof
+from kdump_initramfs.rehearsal import attempt, live
 
 Make = Callable[..., Root]
 

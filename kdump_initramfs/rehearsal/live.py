@@ -11,7 +11,8 @@ from kdump_initramfs.config import Config
 from kdump_initramfs.errors import RehearsalError
 from kdump_initramfs.host import activity, probe
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader import attempt, proof, state, status
+from kdump_initramfs.loader import proof, state, status
+from kdump_initramfs.rehearsal import attempt
 
 logger = logging.getLogger(__name__)
 
