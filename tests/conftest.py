@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew from what the code does now")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One that begins last of all would keep one processor busy, and the other idle.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def sysroot(tmp_path: Path) -> Callable[[Mapping[str, Content]], Root]:
     """Return a function that writes path -> text, bytes or link (a Path) below a new root; "PATH/" is a directory."""

@@ -111,6 +111,7 @@ def test_a_reservation_that_will_not_do_is_told_with_the_edit(append: str, why: 
 # --- OpenRC --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_openrc_arms_at_each_boot_with_a_boot_partition_that_is_not_mounted(tmp_path: Path) -> None:
     files = {"token": token(), "openrc-script": (SCRIPTS / "openrc-script").read_text()}
     report = crash("openrc.sh", tmp_path, Hardware(), APPEND, files)

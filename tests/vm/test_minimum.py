@@ -15,7 +15,7 @@ from kdump_initramfs.loader import needs
 from kdump_initramfs.rehearsal import minimum, rehearse
 from tests import capture
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.long]
 
 TIMEOUT_S = 240
 STEP_MIB = 8
