@@ -13,6 +13,7 @@ from kdump_initramfs.host import activity
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import proof
 from kdump_initramfs.rehearsal import attempt, live
+from tests import command
 
 Make = Callable[..., Root]
 
@@ -75,6 +76,13 @@ def test_another_root_is_not_crashed(sysroot: Make) -> None:
 
     with pytest.raises(RehearsalError, match="only root can crash the running machine"):
         live.crash(sysroot({}), config.Config(), force=True, confirm=confirm)
+
+
+@pytest.mark.parametrize("word", [["6.1"], ["--image", "/x"], ["--keep", "/x"], ["--find-minimum"]])
+def test_what_is_for_a_guest_does_not_go_with_a_crash_of_the_machine(word: list[str], tmp_path: Path) -> None:
+    ended = command.run("rehearse", "--root", str(tmp_path), "--live", *word)
+    assert ended.returncode == 1
+    assert "is for a guest" in ended.stderr
 
 
 # --- the verdict -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdump_initramfs.commands import common
 from kdump_initramfs.config import Config
+from kdump_initramfs.errors import ConfigError
 from kdump_initramfs.host.root import Root
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ def add_verbs(verbs: "common.Verbs") -> None:
 
 
 def _rehearse(args: argparse.Namespace) -> int:
+    if args.live:
+        _crash(args)
     from kdump_initramfs.rehearsal import rehearse as rehearsing
 
     root, config = Root(args.root), common.config(args)
-    if args.live:
-        from kdump_initramfs.rehearsal import live
-
-        live.crash(root, config, force=args.force, confirm=live.ask)
     options = rehearsing.Options(
         accel=args.accel,
         memory_mib=args.memory,
@@ -58,6 +57,18 @@ def _rehearse(args: argparse.Namespace) -> int:
     else:
         print("\n".join(rehearsing.summary(result)))
     return 0 if result.passed else 1
+
+
+def _crash(args: argparse.Namespace) -> None:
+    """Crash this machine; comes back only with an error."""
+    from kdump_initramfs.rehearsal import live
+
+    others = {"KVER": args.kernel, "--image": args.image, "--keep": args.keep, "--find-minimum": args.find_minimum}
+    if given := [word for word, value in others.items() if value]:
+        raise ConfigError(
+            f"--live: crashes this machine with what is loaded, and {given[0]} is for a guest", hint="leave one out"
+        )
+    live.crash(Root(args.root), common.config(args), force=args.force, confirm=live.ask)
 
 
 def _find_minimum(args: argparse.Namespace, root: Root, config: Config, image: str, options: "Options") -> int:
