@@ -317,6 +317,12 @@ def test_every_errno_becomes_a_sentence_with_a_remedy(name: str, call: str) -> N
     assert len(refusal.remedy) > 8
 
 
+def test_permission_under_lockdown_is_one_of_signatures() -> None:
+    said = ["kexec_file_load failed: Operation not permitted"]
+    assert refusals.explain(said, is_locked_down=True) is refusals.LOCKED_DOWN
+    assert refusals.explain(["kexec_file_load failed: No such device"], is_locked_down=True) is refusals.UNKNOWN
+
+
 # What do_kexec_file_load() of kexec-tools counts as a refused signature, and verify_pefile_signature() returns beside.
 SIGNATURE_ERRNOS = {"ELIBBAD", "EKEYREJECTED", "ENOPKG", "ENOKEY", "EBADMSG", "EMSGSIZE", "ENODATA", "EKEYEXPIRED"}
 

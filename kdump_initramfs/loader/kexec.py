@@ -172,7 +172,7 @@ def _load(root: Root, words: tuple[str, ...]) -> tuple[str, ...]:
 
 def _refused(root: Root, said: Sequence[str]) -> LoadError:
     """Return the error of a failed load, with what it has left: the kernel frees what is loaded before it looks."""
-    refusal = refusals.explain(said)
+    refusal = refusals.explain(said, is_locked_down=bool(syscall.signatures_enforced(root)))
     last = next((line for line in said if "failed" in line), said[-1] if said else "no word of it")
     if crash.is_loaded(root):
         left = "what was loaded before still is"

@@ -89,6 +89,13 @@ ERRNOS = {
     "EMSGSIZE": Refusal(meaning="the signature of the kernel image has a wrong size", remedy=_SIGN),
 }
 
+# In place of EPERM, where the kernel says that it is locked down: it gives no other errno then for a signature that is
+# missing, or made with a key that it does not have (kimage_validate_signature(), kernel/kexec_file.c).
+LOCKED_DOWN = Refusal(
+    meaning="the kernel is locked down, and does not accept the signature of the kernel image, or finds none",
+    remedy=_SIGN,
+)
+
 # What kexec says before it has called the kernel at all; what is loaded still is.
 WORDS = {
     "Cannot determine the file type": Refusal(
@@ -147,9 +154,11 @@ UNKNOWN = Refusal(
 _FAILED = re.compile(r"^(?:kexec_load|kexec_file_load|kexec_file_load\(unload\)|kexec unload) failed:? *:? *(.+)$")
 
 
-def explain(said: Sequence[str]) -> Refusal:
+def explain(said: Sequence[str], *, is_locked_down: bool = False) -> Refusal:
     """Return what the lines that kexec wrote mean."""
     name = errno_of(said)
+    if name == "EPERM" and is_locked_down:
+        return LOCKED_DOWN
     if name:
         return ERRNOS.get(name, UNKNOWN)
     text = "\n".join(said)

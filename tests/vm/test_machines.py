@@ -1,15 +1,21 @@
 """Machines on which arming is harder: hot plugging, lockdown, no reservation, OpenRC with /boot not mounted."""
 
+import os
 import secrets
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pefile
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tests.vm.debian import Hardware, Init, Report, run_script
-from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
+from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, log_of, marks, tell_monitor
 
 pytestmark = marks
 
@@ -47,7 +53,9 @@ class Dimms:
     def __init__(self, directory: Path, init: Init) -> None:
         self._monitor = str(directory / "monitor")
         words = ("-m", "slots=2,maxmem=4G", "-qmp", f"unix:{self._monitor},server=on,wait=off")
-        self.hardware = Hardware(disks={}, extra=words, on_line=self._hear, init=init)
+        self.hardware = Hardware(
+            disks={}, extra=words, on_line=self._hear, init=init, has_unpacked_kernel=init == "quick"
+        )
 
     def _hear(self, line: str) -> None:
         asked, _, number = line.strip().partition("hotplug: plug ")
@@ -68,24 +76,52 @@ def test_memory_that_is_plugged_in_later_is_in_the_dump(init: Init, tmp_path: Pa
     assert max_mapnr == FIRST_PLUGGED_PAGE + 2 * (256 << 20) // PAGE
 
 
-# --- lockdown, several processors, and a crash that was meant ------------------------------------------------------
+# --- Secure Boot, several processors, and a crash that was meant ---------------------------------------------------
+
+FIRMWARE = Path("/usr/share/OVMF")
+OWNER = "77fa9abd-0359-4d32-bd60-28f4e78f784b"
 
 
-def test_a_machine_under_lockdown_proves_itself(tmp_path: Path) -> None:
-    report = crash("live.sh", tmp_path, Hardware(disks={}, cpus=2), f"{APPEND} lockdown=integrity", {})
+def secure_boot(kernel: str, directory: Path) -> tuple[str, ...]:
+    """Return words for QEMU: a firmware that starts, and trusts, what has the signature of this kernel."""
+    image = pefile.PE(kernel, fast_load=True)
+    entry = image.OPTIONAL_HEADER.DATA_DIRECTORY[pefile.DIRECTORY_ENTRY["IMAGE_DIRECTORY_ENTRY_SECURITY"]]
+    # WIN_CERTIFICATE has a header of eight bytes before the PKCS#7 data.
+    (length,) = struct.unpack_from("<I", image.__data__, entry.VirtualAddress)
+    signature = bytes(image.__data__[entry.VirtualAddress + 8 : entry.VirtualAddress + length])
+    (signer,) = pkcs7.load_der_pkcs7_certificates(signature)
+    certificate, variables = directory / "signer.pem", directory / "variables.fd"
+    certificate.write_bytes(signer.public_bytes(serialization.Encoding.PEM))
+    keys = [word for key in ("--set-pk", "--add-kek", "--add-db") for word in (key, OWNER, str(certificate))]
+    files = ["-i", str(FIRMWARE / "OVMF_VARS_4M.fd"), "-o", str(variables)]
+    tool = Path(sys.executable).with_name("virt-fw-vars")
+    subprocess.run([tool, *files, *keys, "--secure-boot"], check=True, capture_output=True)
+    code = f"if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE / 'OVMF_CODE_4M.secboot.fd'}"
+    return (
+        *("-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"),
+        *("-drive", code, "-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+    )
+
+
+def test_a_machine_with_secure_boot_proves_itself(tmp_path: Path) -> None:
+    words = secure_boot(f"{os.environ['KDUMP_TEST_DEBIAN']}/boot/vmlinuz-{RELEASE}", tmp_path)
+    hardware = Hardware(disks={}, cpus=3, extra=words, has_unpacked_kernel=False)
+    report = crash("live.sh", tmp_path, hardware, APPEND, {})
     assert "that is not what was typed" in report.files["wrong"].decode()
     command = report.files["command"].decode()
-    assert "nr_cpus=1" in command
+    assert " -s " in command
+    assert "nr_cpus=2" in command
     assert "disable_cpu_apicid=0" in command
     found = decode(report, "status.json")
     assert (found["proof"]["passed"], found["proof"]["live"]) == (True, True)
     log = log_of_crash(report)
     assert "kdump-initramfs: live rehearsal " in log
-    assert "CPU: 1 " in log.partition("Kernel panic")[2]
-    assert "Kernel is locked down from command line" in log
+    assert "CPU: 2 " in log.partition("Kernel panic")[2]
+    assert "Kernel is locked down from EFI Secure Boot" in log
+    assert "Brought up 1 node, 2 CPUs" in log_of(report)
 
 
-# --- the reservation -----------------------------------------------------------------------------------------------
+# --- machines that cannot be armed ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -93,16 +129,17 @@ def test_a_machine_under_lockdown_proves_itself(tmp_path: Path) -> None:
     [
         ("", "no memory is reserved for a capture kernel", "nothing"),
         ("crashkernel=16M", "do not fit into the reserved memory", "16 MiB"),
+        # No firmware has told it whom to trust.
+        ("crashkernel=192M lockdown=integrity", "does not accept the signature of the kernel image", "[integrity]"),
     ],
-    ids=["missing", "too small"],
+    ids=["no reservation", "too small a reservation", "a signature by nobody"],
 )
-def test_a_reservation_that_will_not_do_is_told_with_the_edit(append: str, why: str, seen: str, tmp_path: Path) -> None:
-    script = SCRIPTS / "reservation.sh"
+def test_a_machine_that_cannot_be_armed_says_why(append: str, why: str, seen: str, tmp_path: Path) -> None:
+    script = SCRIPTS / "unarmed.sh"
     report = run_script(RELEASE, script, tmp_path, hardware=Hardware(disks={}), append=append)
     assert report.status == 0, last_words(report)
     said = {name: content.decode() for name, content in report.files.items()}
     assert why in said["load"]
-    assert "crashkernel=" in said["load"]
     assert "not armed" in said["state"]
     assert seen in said["check"]
     assert "crashkernel=" in said["estimate"]

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A machine with too little memory reserved, or none: what each verb says of it is left in the report.
+# A machine that cannot be armed: what each verb says of it is left in the report.
 set -eux
 
 # says STATUS FILE WORD...: the verb ends with that status, and its words go to the report.
