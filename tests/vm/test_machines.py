@@ -19,10 +19,14 @@ from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, log_o
 
 pytestmark = marks
 
+# Three boots of a whole system are among them.
+TIMEOUT_S = 900
+
 
 def crash(script: str, directory: Path, hardware: Hardware, append: str, files: Mapping[str, str]) -> Report:
     """Let a guest run a script that crashes it; return the report on its one dump, which must be good."""
-    report = run_script(RELEASE, SCRIPTS / script, directory, files=files, hardware=hardware, append=append)
+    place = SCRIPTS / script
+    report = run_script(RELEASE, place, directory, files=files, hardware=hardware, append=append, timeout_s=TIMEOUT_S)
     assert report.status == 0, last_words(report)
     (dump,) = decode(report, "list.json")
     assert dump["complete"] is True
