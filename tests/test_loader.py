@@ -365,12 +365,17 @@ def test_words_of_the_real_kexec_are_understood(tmp_path: Path) -> None:
         (["Could not find a free area of memory of 0x3000 bytes...", "locate_hole failed"], "do not fit"),
         (["BzImage is not relocatable. Can't be used as capture kernel."], "runs at a fixed address"),
         (["kexec_load failed: Success of a kind that nobody knows"], "not known here"),
-        (["kexec_file_load(unload) failed", ": Operation not permitted"], "not known here"),
+        (["kexec_file_load(unload) failed", ": Operation not permitted"], "lets nothing be loaded"),
         ([], "not known here"),
     ],
 )
 def test_words_without_an_errno_are_explained(said: list[str], meaning: str) -> None:
     assert meaning in refusals.explain(said).meaning
+
+
+def test_what_is_for_a_load_is_nothing_to_unload(machine: Root) -> None:
+    trees.make("file /sys/kernel/security/lockdown none [integrity]", Path(machine.directory))
+    assert kexec.unload_words(machine)[1:] == ("-p", "-u", "-s")
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

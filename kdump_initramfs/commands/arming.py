@@ -71,7 +71,7 @@ def _settle(root: Root, config: Config, image: str) -> None:
 def _unload(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import kexec
 
-    kexec.unload(Root(args.root), common.config(args))
+    kexec.unload(Root(args.root))
     logger.info("disarmed")
     return 0
 

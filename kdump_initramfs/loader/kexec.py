@@ -182,16 +182,20 @@ def _refused(root: Root, said: Sequence[str]) -> LoadError:
     return LoadError(f"kexec: {last}: {refusal.meaning}; {left}", hint=refusal.remedy)
 
 
-def unload(root: Root, config: Config) -> None:
+def unload(root: Root) -> None:
     """Take the loaded capture kernel out of memory."""
-    kexec = tools.find(root, "kexec")
-    if not kexec:
+    if not tools.find(root, "kexec"):
         raise HostError("kexec: no such program", hint="install kexec-tools")
     _check_may_load(root)
-    said = _run((kexec, "-p", "-u", syscall.choose(root, config).option))
+    said = _run(unload_words(root))
     if said is not None:
         raise _refused(root, said)
     state.forget(root)
+
+
+def unload_words(root: Root) -> tuple[str, ...]:
+    """Return the command; what is configured for a load is nothing to it, what the kernel enforces is."""
+    return (tools.find(root, "kexec") or "kexec", "-p", "-u", syscall.choose(root, Config()).option)
 
 
 def _check_may_load(root: Root) -> None:

@@ -168,7 +168,9 @@ def explain(said: Sequence[str], *, is_locked_down: bool = False) -> Refusal:
 def errno_of(said: Sequence[str]) -> str:
     """Return the name of the errno that the last system call ended with; "" where kexec names none."""
     names = {os.strerror(number): name for number, name in errno.errorcode.items()}
-    matches = (_FAILED.match(line.strip()) for line in reversed(said))
+    # kexec_file_unload() has the reason on a line of its own.
+    lines = "\n".join(said).replace(" failed\n:", " failed:").splitlines()
+    matches = (_FAILED.match(line.strip()) for line in reversed(lines))
     return next((names.get(match[1], "") for match in matches if match), "")
 
 
