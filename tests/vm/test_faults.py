@@ -287,13 +287,14 @@ def test_a_full_target_has_the_log_and_no_core(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_stalls_ends_with_the_deadline(tmp_path: Path, core: Core) -> None:
-    image = make_image(tmp_path, [capture.target()], "capture.deadline_s=8", "capture.failure_action=poweroff")
+    # On a slow machine the log is saved after ten seconds.
+    image = make_image(tmp_path, [capture.target()], "capture.deadline_s=24", "capture.failure_action=poweroff")
     capture.patch_image(image, {MAKEDUMPFILE: lambda _: SAVES_LOG + "while :; do sleep 1; done\n"})
     disk = make_disk(tmp_path / "disk")
-    ran = boot(image, [qemu.Disk(path=str(disk))], core, timeout_s=60)
+    ran = boot(image, [qemu.Disk(path=str(disk))], core)
     assert_gave_up(ran)
     # The last target has all of the time that is left.
-    assert re.search(r"target 0 has not come to an end within [0-8] s|the deadline of 8 s has passed", ran.console)
+    assert re.search(r"target 0 has not come to an end within [12]?[0-9] s|the deadline of 24 s has", ran.console)
     assert "reboot: Power down" in ran.console
     assert names(on_disk(disk, tmp_path) / STAMP) == {"vmcore-dmesg.txt"}
 
