@@ -53,7 +53,7 @@ def test_a_collector_without_progress_gives_way_to_the_next(tmp_path: Path, core
 HANGS_ONCE = SAVES_LOG + "if mkdir /run/hung; then while :; do :; done; fi\nexit 1\n"
 
 
-@pytest.mark.parametrize("budget", ["capture.deadline_s=40", "budget_s=8"])
+@pytest.mark.parametrize("budget", ["capture.deadline_s=60", "budget_s=8"])
 def test_a_target_that_takes_too_long_leaves_time_for_the_next(budget: str, tmp_path: Path, core: direct.Core) -> None:
     first = replace(OTHER, budget_s=8) if budget == "budget_s=8" else OTHER
     overrides = [budget] if budget.startswith("capture") else []
