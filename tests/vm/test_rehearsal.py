@@ -19,7 +19,7 @@ from tests import capture
 
 pytestmark = pytest.mark.guest
 
-TIMEOUT_S = 480
+TIMEOUT_S = 900
 # Where the storage of a target cannot be found, the guest still has to end by itself.
 DEVICE_TIMEOUT = "capture.device_timeout_s=5"
 
