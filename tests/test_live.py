@@ -1,5 +1,6 @@
 """Rehearsals on the machine itself: who is in the way, and the verdict after the reboot; tests/vm has the crash."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_those_who_write_much_are_named(sysroot: Make) -> None:
 
 
 def test_processes_that_end_meanwhile_are_none(sysroot: Make) -> None:
-    root = sysroot({**RUNNING, "/proc/50/": "", "/proc/51/stat": "", "/proc/meminfo": ""})
+    root = sysroot({**RUNNING, "/proc/50/": "", "/proc/51/stat": "", "/proc/52/stat/": "", "/proc/meminfo": ""})
     assert set(activity.processes(root)) == {1, 10, 20, 21, 22}
 
 
@@ -161,14 +162,31 @@ RAW = 'target=[{kind = "raw", device = "PARTUUID=0fc63daf-8483-4772-8e79-3d69d84
             },
             [],
         ),
+        (
+            {
+                BOOT_ID: "two\n",
+                "/etc/fstab": "/dev/sda2 /var/crash ext4 noauto 0 2\n",
+                "/proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
+            },
+            [],
+        ),
     ],
-    ids=["the boot that is to end", "a raw target", "a target that is not mounted"],
+    ids=["the boot that is to end", "a raw target", "a target that is not mounted", "one that is mounted on demand"],
 )
 def test_verdict_waits_until_it_can_be_given(
     files: dict[str, str], overrides: list[str], sysroot: Make, image: str
 ) -> None:
     assert settle(sysroot(files), image, *overrides) is None
     assert Path(proof.attempt_path(image)).exists()
+
+
+def test_a_crash_that_did_not_come_about_waits_for_no_verdict(tmp_path: Path) -> None:
+    image = str(tmp_path / "crash.img")
+    wanted = attempt.Attempt(image_sha256=SHA256, boot_id="one", token=TOKEN, at=1_800_000_000, crashkernel="256M")
+    with contextlib.suppress(RehearsalError), attempt.remembered(image, wanted):
+        assert Path(proof.attempt_path(image)).exists()
+        raise RehearsalError("/proc/sysrq-trigger: Permission denied")
+    assert not Path(proof.attempt_path(image)).exists()
 
 
 def test_an_image_that_was_never_tried_has_no_verdict(sysroot: Make, tmp_path: Path) -> None:

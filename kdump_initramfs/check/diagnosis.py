@@ -13,7 +13,7 @@ from kdump_initramfs.host import fstab, kernel, kernel_config, memory, probe, ta
 from kdump_initramfs.host.kernel_config import KernelConfig
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, record
-from kdump_initramfs.loader import bootloader, enable, needs, sizing, status, syscall
+from kdump_initramfs.loader import bootloader, enable, needs, proof, sizing, status, syscall
 from kdump_initramfs.model import ImageRecord, Kernel, TargetFacts
 
 _LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -105,7 +105,7 @@ def _loading(root: Root, config: Config, seen: _Machine) -> loading.Facts:
         loaded_by=enable.at_boot(root),
         image=seen.image,
         status=seen.status,
-        now=loading.now(),
+        now=proof.now(),
     )
 
 

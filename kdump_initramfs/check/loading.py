@@ -1,6 +1,5 @@
 """Whether the capture kernel can be loaded, is loaded, and is the one that would be built now."""
 
-import time
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
@@ -152,7 +151,3 @@ def _proven(facts: Facts) -> Finding:
     if proof.passed:
         return Finding(name=name, state=State.OK, seen=f"passed {when}", why=why)
     return Finding(name=name, state=State.BROKEN, seen=f"failed {when}", why=why, remedy=f"{run} --keep DIR")
-
-
-def now() -> int:
-    return int(time.time())

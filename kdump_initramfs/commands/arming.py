@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import sys
-from datetime import UTC, datetime
 
 from kdump_initramfs.commands import common
 from kdump_initramfs.config import Config
@@ -31,7 +30,7 @@ def add_verbs(verbs: "common.Verbs") -> None:
 
 
 def _add_boot_verbs(verbs: "common.Verbs") -> None:
-    common.add(verbs, "enable", _enable, "arm this machine at each boot, and follow its kernels")
+    common.add(verbs, "enable", _enable, "arm this machine at each boot, and follow its kernels and its hot plugging")
     common.add(verbs, "disable", _disable, "undo what enable did")
     hook = common.add(verbs, "kernel-hook", _kernel_hook, "build or remove the image of a kernel; for package managers")
     hook.add_argument("action", choices=["add", "remove"])
@@ -77,7 +76,7 @@ def _unload(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from kdump_initramfs.loader import state
+    from kdump_initramfs.loader import proof, state
     from kdump_initramfs.loader import status as reading
 
     root, config = Root(args.root), common.config(args)
@@ -95,9 +94,7 @@ def _status(args: argparse.Namespace) -> int:
         if found.proof is not None:
             verdict = "passed" if found.proof.passed else "FAILED"
             where = "of this machine itself" if found.proof.live else "in a guest"
-            print(
-                f"last rehearsal: {verdict} {where}, {datetime.fromtimestamp(found.proof.at, UTC):%Y-%m-%d %H:%M} UTC"
-            )
+            print(f"last rehearsal: {verdict} {where}, {proof.when(found.proof.at)}")
     return found.exit_code
 
 

@@ -1,12 +1,9 @@
 """What is wrong, and how much to reserve: check, estimate."""
 
 import argparse
-import logging
 
 from kdump_initramfs.commands import common
 from kdump_initramfs.host.root import Root
-
-logger = logging.getLogger(__name__)
 
 
 def add_verbs(verbs: "common.Verbs") -> None:

@@ -1,7 +1,6 @@
 """The rehearsal, in a guest or on this machine."""
 
 import argparse
-import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,6 @@ from kdump_initramfs.host.root import Root
 
 if TYPE_CHECKING:
     from kdump_initramfs.rehearsal.rehearse import Options
-
-logger = logging.getLogger(__name__)
 
 
 def add_verbs(verbs: "common.Verbs") -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +38,10 @@ def attempt_path(image: str) -> str:
 
 def now() -> int:
     return int(time.time())
+
+
+def when(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def write(image: str, proof: Proof) -> bool:

@@ -54,15 +54,18 @@ def _check_usable(root: Root, config: Config, image: str, error: KdumpError) -> 
         raise error from None
 
 
-def check_mounted(root: Root, config: Config) -> None:
-    """Refuse to build while a target's file system is not mounted: the directory would be that of another one."""
+def check_mounted(root: Root, config: Config, *, on_demand: bool = False) -> None:
+    """Raise while a target's file system is not mounted: the directory would be that of another one.
+
+    `on_demand`: those that /etc/fstab mounts on demand (noauto) count, too.
+    """
     if mounts.are_known(root):
+        entries = tuple(entry for entry in fstab.read(root) if on_demand or "noauto" not in entry.options)
         mounted = {mount.mount_point for mount in mounts.read(root)}
-        raise_together(list(_unmounted(root, config, mounted)))
+        raise_together(list(_unmounted(root, config, entries, mounted)))
 
 
-def _unmounted(root: Root, config: Config, mounted: set[str]) -> Iterator[HostError]:
-    entries = tuple(entry for entry in fstab.read(root) if "noauto" not in entry.options)
+def _unmounted(root: Root, config: Config, entries: tuple[fstab.Entry, ...], mounted: set[str]) -> Iterator[HostError]:
     for target in config.targets:
         entry = fstab.holder(entries, root.resolve(target.path)) if isinstance(target, PathTarget) else None
         if entry is not None and entry.mount_point and entry.mount_point not in mounted:

@@ -6,7 +6,8 @@ other boot the dump must be there: it is known by the words that the crashed ker
 
 import logging
 import os
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -50,6 +51,16 @@ def write(image: str, attempt: Attempt) -> None:
         raise HostError(f"{path}: {error.strerror}", hint="nothing was crashed") from error
 
 
+@contextmanager
+def remembered(image: str, attempt: Attempt) -> Iterator[None]:
+    """Remember the attempt while the crash is made; when that comes to an end, there was none."""
+    write(image, attempt)
+    try:
+        yield
+    finally:
+        os.unlink(proof.attempt_path(image))
+
+
 def settle(root: Root, config: Config, image: str) -> None:
     """Give the verdict on a crash of an earlier boot, if there was one: `proof` has it then."""
     try:
@@ -63,7 +74,7 @@ def settle(root: Root, config: Config, image: str) -> None:
     try:
         passed = _has_passed(root, config, attempt)
     except KdumpError as error:
-        logger.info("the verdict on the rehearsal of %s must wait: %s", f"{_day(attempt.at)}", error)
+        logger.info("the verdict on the rehearsal of %s must wait: %s", proof.when(attempt.at), error)
         return
     verdict = proof.Proof(
         image_sha256=attempt.image_sha256, passed=passed, at=attempt.at, crashkernel=attempt.crashkernel, live=True
@@ -72,17 +83,13 @@ def settle(root: Root, config: Config, image: str) -> None:
         os.unlink(proof.attempt_path(image))
 
 
-def _day(at: int) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def _has_passed(root: Root, config: Config, attempt: Attempt) -> bool:
     """Return whether there is a complete dump of the attempt; KdumpError where it cannot be told yet."""
     paths = [target for target in config.targets if isinstance(target, PathTarget)]
     saved = [dump for dump in store.find(root.host(each.path) for each in paths) if _is_of(dump, attempt)]
     if any(dump.is_complete for dump in saved):
         return True
-    rearm.check_mounted(root, config)
+    rearm.check_mounted(root, config, on_demand=True)
     if len(paths) < len(config.targets):
         raise HostError("its dump may be on a target that is not mounted", hint="run: kdump-initramfs dumps recover")
     return False

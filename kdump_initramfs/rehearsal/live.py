@@ -1,6 +1,5 @@
 """Crashes this very machine, to see whether its dump is saved: the one rehearsal that leaves nothing out."""
 
-import logging
 import os
 import secrets
 import sys
@@ -13,8 +12,6 @@ from kdump_initramfs.host import activity, probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import proof, state, status
 from kdump_initramfs.rehearsal import attempt
-
-logger = logging.getLogger(__name__)
 
 _KERNEL_LOG = "/dev/kmsg"
 _SYSRQ = "/proc/sysrq-trigger"
@@ -40,17 +37,15 @@ def crash(root: Root, config: Config, *, force: bool, confirm: Confirm) -> None:
     if confirm(f"This crashes {host} now. Type its name to go on: ").strip() != host:
         raise RehearsalError(f"{host}: that is not what was typed; nothing was crashed")
     token = f"kdump-initramfs: live rehearsal {secrets.token_hex(16)}"
-    attempt.write(
-        loaded.image,
-        attempt.Attempt(
-            image_sha256=loaded.image_sha256,
-            boot_id=attempt.boot_id(root),
-            token=token,
-            at=proof.now(),
-            crashkernel=f"{found.reserved_bytes >> 20}M",
-        ),
+    wanted = attempt.Attempt(
+        image_sha256=loaded.image_sha256,
+        boot_id=attempt.boot_id(root),
+        token=token,
+        at=proof.now(),
+        crashkernel=f"{found.reserved_bytes >> 20}M",
     )
-    _panic(token)
+    with attempt.remembered(loaded.image, wanted):
+        _panic(token)
     raise RehearsalError(f"{_SYSRQ}: the kernel did not crash", hint="is CONFIG_MAGIC_SYSRQ on?")
 
 

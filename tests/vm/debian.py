@@ -26,7 +26,7 @@ _REPORT_DISK_BYTES = 64 << 20
 _TAIL_LINES = 60
 
 # What starts the script: systemd as on any Debian, or guest-init of tests/vm/rootfs, which runs udev and little else.
-# That takes a third of the time; storage knows no difference.
+# The script begins after 8 s instead of 40 (slow machine, software emulation); storage knows no difference.
 Init = Literal["systemd", "quick"]
 _INITRD: Mapping[Init, str] = {"systemd": "initrd.img-{}", "quick": "quick-{}.img"}
 
