@@ -8,7 +8,7 @@ from kdump_initramfs.model import Contribution, Dir, Entry, HostFacts, Link, Nod
 _APPLETS = (
     *("cat", "cut", "date", "dd", "dmesg", "grep", "gzip", "halt", "head", "insmod", "kill", "mkdir", "mount"),
     *("mkfifo", "mv", "od", "poweroff", "realpath", "reboot", "rm", "rmdir", "sed", "setsid", "sh", "sha256sum"),
-    *("sleep", "sort", "stat", "sync", "tail", "tee", "tr", "umount", "wc"),
+    *("sleep", "sort", "stat", "sync", "tail", "tr", "umount", "wc"),
 )
 # What somebody in front of an emergency shell would miss; taken along where this busybox has it.
 _RESCUE_APPLETS = ("cp", "df", "find", "free", "less", "ln", "ls", "lsmod", "mknod", "more", "ps", "tar", "top", "vi")

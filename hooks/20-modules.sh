@@ -5,7 +5,8 @@ set -eu
 
 # load MODULE: a driver for hardware that is not there (ENODEV) is no failure: an alias brings all that answer to it.
 load() {
-    _said=$(insmod "$1" 2>&1) && return
+    insmod "$1" 2>/run/kdump/insmod-said && return
+    _said=$(recall insmod-said)
     log "cannot load $1: $_said"
     case $_said in
         *"No such device") ;;
@@ -16,6 +17,6 @@ load() {
 failed=0
 while read -r module; do
     load "$module" || failed=1
-    rm -f "$module"
+    : >"$module"
 done </etc/kdump/modules
 exit "$failed"

@@ -59,24 +59,15 @@ open_target() {
     [ "$(device_bytes "$names" 15 36)" = "$(recall raw-id)" ] || die "$names does not return what was written"
 }
 
-# limited_to_room NAME: prints the option of dd that keeps the vmcore within its room.
-limited_to_room() {
-    case $1 in
-        vmcore | vmcore.*) [ ! -e /run/kdump/limit-bytes ] || echo "count=$(($(recall limit-bytes) / UNIT))" ;;
-    esac
-}
-
 # A file: a unit that tells of it, written when it is complete, then its data.
 put_file() {
     _data=$(($(recall raw-next) + 1))
-    _count=$(limited_to_room "$1")
-    _failed=
     exec 3<>"$device"
-    # shellcheck disable=SC2086  # an option, or none
-    write_hashed "$1" seek="$_data" $_count conv=notrunc,fsync || _failed=yes
-    _bytes=$(($(position 3) - _data * UNIT))
-    [ "count=$((_bytes / UNIT))" != "$_count" ] || die "no room for more of $1 than $_bytes bytes"
-    [ -z "$_failed" ] && passed "$1" "$_bytes"
+    dd if=/dev/null bs="$UNIT" seek="$_data" conv=notrunc >&3 2>/dev/null
+    write_hashed "$1"
+    # Tells of what could not be written until now.
+    dd if=/dev/null conv=notrunc,fsync >&3 2>/dev/null || die "$1 did not reach the device"
+    passed "$1" $(($(position 3) - _data * UNIT))
 }
 
 commit_file() {

@@ -11,7 +11,17 @@ set -eu
 
 # Prints its argument as a JSON string, reduced to printable ASCII.
 string() {
-    printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')"
+    case $1 in
+        # Most need no program, of which each takes time and memory.
+        *[!A-Za-z0-9\ _.,:=/+-]*) printf '"%s"' "$(printf '%s' "$1" | tr -cd '\040-\176' | sed 's/[\\"]/\\&/g')" ;;
+        *) printf '"%s"' "$1" ;;
+    esac
+}
+
+# member NAME VALUE: prints a member of an object.
+member() {
+    printf '"%s": ' "$1"
+    string "$2"
 }
 
 # Prints the line of the log that says best why. An oops that ends the system starts us before it says that it panics.
@@ -51,22 +61,19 @@ files() {
             vmcore | vmcore.*) return 1 ;;
             *) continue ;;
         esac
-        printf '%s\n    %s: {"bytes": %s, "sha256": "%s"}' \
-            "$_comma" "$(string "$_name")" "${_digest% *}" "${_digest#* }"
+        printf '%s\n    "%s": {"bytes": %s, "sha256": "%s"}' "$_comma" "$_name" "${_digest% *}" "${_digest#* }"
         _comma=,
     done </run/kdump/saved
 }
 
-# Centiseconds as seconds.
-seconds() {
-    printf '%d.%02d' $(($1 / 100)) $(($1 % 100))
-}
-
+# Times are in centiseconds.
 steps() {
     _comma=
     while read -r _status _began _took _name; do
-        printf '%s\n    {"name": %s, "status": %s, "started_s": %s, "seconds": %s}' \
-            "$_comma" "$(string "$_name")" "$_status" "$(seconds "$_began")" "$(seconds "$_took")"
+        printf '%s\n    {' "$_comma"
+        member name "$_name"
+        printf ', "status": %s, "started_s": %d.%02d, "seconds": %d.%02d}' \
+            "$_status" $((_began / 100)) $((_began % 100)) $((_took / 100)) $((_took % 100))
         _comma=,
     done </run/kdump/steps
 }
@@ -93,25 +100,31 @@ record() {
     [ -z "$collector" ] || complete=true
     digest=$(sha256sum /etc/kdump/manifest.json)
     listed=$(files) || return 1
-    cat <<END
-{
-  "schema": 1,
-  "complete": $complete,
-  "host": $(string "$KDUMP_HOST"),
-  "kernel": {"release": $(string "$(vmcoreinfo OSRELEASE)"), "build_id": $(string "$(vmcoreinfo BUILD-ID)")},
-  "crash_time": $(string "$(crash_time +%Y-%m-%dT%H:%M:%SZ)"),
-  "panic": $(string "$(panic_line)"),
-  "target": {"name": $(string "$KDUMP_TARGET_NAME"), "kind": $(string "$KDUMP_TARGET_KIND"), "filesystem_uuid": $(string "$KDUMP_TARGET_FS_UUID")},
-  "collector": {"name": $(string "$(name_of "$collector")"), "arguments": $(string "$(arguments "$collector")")},
-  "files": {$listed
-  },
-  "steps": [$(steps)
-  ],
-  "warnings": [$(warnings)],
-  "memory_low_kib": $(memory_low_kib),
-  "manifest_digest": "${digest%% *}"
-}
-END
+    printf '{\n  "schema": 1,\n  "complete": %s,\n  ' "$complete"
+    member host "$KDUMP_HOST"
+    printf ',\n  "kernel": {'
+    member release "$(vmcoreinfo OSRELEASE)"
+    printf ', '
+    member build_id "$(vmcoreinfo BUILD-ID)"
+    printf '},\n  '
+    member crash_time "$(crash_time +%Y-%m-%dT%H:%M:%SZ)"
+    printf ',\n  '
+    member panic "$(panic_line)"
+    printf ',\n  "target": {'
+    member name "$KDUMP_TARGET_NAME"
+    printf ', '
+    member kind "$KDUMP_TARGET_KIND"
+    printf ', '
+    member filesystem_uuid "$KDUMP_TARGET_FS_UUID"
+    printf '},\n  "collector": {'
+    member name "$(name_of "$collector")"
+    printf ', '
+    member arguments "$(arguments "$collector")"
+    printf '},\n  "files": {%s\n  },\n  "steps": [' "$listed"
+    steps
+    printf '\n  ],\n  "warnings": ['
+    warnings
+    printf '],\n  "memory_low_kib": %s,\n  "manifest_digest": "%s"\n}\n' "$(memory_low_kib)" "${digest%% *}"
 }
 
 save_log() {

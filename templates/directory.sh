@@ -55,8 +55,6 @@ open_directory() {
 }
 
 put_file() {
-    # The log and the record may take of the reserve.
-    case $1 in vmcore | vmcore.*) limit_size ;; esac
     exec 3>"$directory/$1-incomplete"
     write_hashed "$1" && passed "$1" "$(position 3)"
 }

@@ -6,6 +6,12 @@
 lowest=
 deadline_cs=$((KDUMP_DEADLINE_S * 100))
 
+is_time_left() {
+    read_clock
+    # shellcheck disable=SC2154  # read_clock sets it
+    [ "$clock_cs" -lt "$deadline_cs" ]
+}
+
 measure_memory() {
     while read -r key kib _; do
         [ "$key" = MemAvailable: ] || continue
@@ -36,16 +42,16 @@ find_watchdogs() {
 }
 
 feed() {
-    while [ "$(uptime_cs)" -lt "$deadline_cs" ] && [ ! -e /run/kdump/ending ]; do
+    while is_time_left && [ ! -e /run/kdump/ending ]; do
         echo
-        sleep 1
+        pause 1
     done >"/dev/$1"
 }
 
-while [ "$(uptime_cs)" -lt "$deadline_cs" ]; do
+while is_time_left; do
     measure_memory
     [ ! -e /etc/kdump/watchdogs ] || find_watchdogs
-    sleep 0.2
+    pause 0.2
 done
 
 # Not `:`, a special built-in: when its redirection fails, the shell ends.

@@ -3,10 +3,32 @@
 
 KDUMP_LOG=/run/kdump/log
 
-# Prints the centiseconds since the kernel started: the clock of everything here, the wall clock may be wrong.
-uptime_cs() {
+# read_clock: sets clock_cs to the centiseconds since the kernel started: the clock of everything here, the wall clock may
+# be wrong.
+read_clock() {
     read -r _up _ </proc/uptime
-    echo $((${_up%.*} * 100 + 1${_up#*.} - 100))
+    clock_cs=$((${_up%.*} * 100 + 1${_up#*.} - 100))
+}
+
+# A pipe in which nobody ever says anything.
+SILENCE=/run/kdump/silence
+
+# pause SECONDS: sleeps, or less where a child ends meanwhile. Who polls must not start a process each time: a fork costs more
+# than all else that is done here, and fails where memory is short.
+pause() {
+    if [ -p "$SILENCE" ]; then
+        # shellcheck disable=SC3045  # -t: busybox has it, make_silence has tried
+        read -r -t "$1" _ <>"$SILENCE" || :
+    else
+        sleep "$1"
+    fi
+}
+
+# make_silence: for `pause`, where this shell can wait for a part of a second. One that cannot is ended by what it is told.
+make_silence() {
+    mkfifo "$SILENCE.new" && {
+        sh -c "read -r -t 0.001 _ <>$SILENCE.new; mv $SILENCE.new $SILENCE" >/dev/null 2>&1 || rm -f "$SILENCE.new"
+    }
 }
 
 # log MESSAGE...: to the log that is saved with the dump, and to the console.
@@ -30,16 +52,20 @@ remember() {
 }
 
 recall() {
-    cat "/run/kdump/$1"
+    while IFS= read -r _recalled; do
+        printf '%s\n' "$_recalled"
+    done <"/run/kdump/$1"
 }
 
 # wait_for SECONDS COMMAND...: repeats the command until it succeeds; fails when the time is over.
 wait_for() {
-    _until=$(($(uptime_cs) + $1 * 100))
+    read_clock
+    _until=$((clock_cs + $1 * 100))
     shift
     until "$@"; do
-        [ "$(uptime_cs)" -lt "$_until" ] || return 1
-        sleep 0.2
+        read_clock
+        [ "$clock_cs" -lt "$_until" ] || return 1
+        pause 0.2
     done
 }
 
@@ -83,7 +109,8 @@ start_bounded_hook() {
 
 # record_step STATUS BEGAN NAME: BEGAN is in centiseconds; for the record of the dump.
 record_step() {
-    echo "$1 $2 $(($(uptime_cs) - $2)) $3" >>/run/kdump/steps
+    read_clock
+    echo "$1 $2 $((clock_cs - $2)) $3" >>/run/kdump/steps
 }
 
 # run_hook NAME [ARGUMENT...]: runs a hook and records status, start and duration as one step.
@@ -100,15 +127,16 @@ recorded() {
     _how=$1
     shift
     _name="$*"
-    _began=$(uptime_cs)
-    _log_lines=$(wc -l <"$KDUMP_LOG")
+    read_clock
+    _began=$clock_cs
     log "$_name"
+    _headline="[$_up] $_name"
     "$_how" "$@"
     record_step "$_status" "$_began" "$_name"
     case $_status in
         0 | 77) return 0 ;;
     esac
-    tail -n "+$((_log_lines + 2))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
+    tail -n "+$(($(grep -nxF "$_headline" "$KDUMP_LOG" | sed -n '$s/:.*//p') + 1))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
     log "$_name: failed with status $_status"
     return 1
 }
@@ -119,7 +147,8 @@ run_scripts() {
     shift
     for _script in "/etc/kdump/$_when.d"/*; do
         [ -e "$_script" ] || continue
-        _began=$(uptime_cs)
+        read_clock
+        _began=$clock_cs
         _status=0
         bounded "$KDUMP_HOOK_TIMEOUT_S" sh /lib/kdump/limited.sh "$_script" "$@" || _status=$?
         record_step "$_status" "$_began" "$_when ${_script##*/}"
@@ -136,9 +165,10 @@ HOLD=76
 # other in any order, and devices appear when they like. A hook finds in KDUMP_WAITED_S how long that has taken. Each is
 # recorded as one step, with its last status.
 assemble() {
-    _first=$(uptime_cs)
+    read_clock
+    _first=$clock_cs
     until assemble_once "$@"; do
-        sleep 0.3
+        pause 0.3
     done
     for _step in $_statuses; do
         record_step "${_step%%:*}" "$_first" "${_step#*:}"
@@ -152,7 +182,8 @@ assemble() {
 # Sets _statuses to STATUS:NAME of each hook, and _bad to those that have failed or want more time; fails where it is
 # worth another try.
 assemble_once() {
-    KDUMP_WAITED_S=$((($(uptime_cs) - _first) / 100))
+    read_clock
+    KDUMP_WAITED_S=$(((clock_cs - _first) / 100))
     export KDUMP_WAITED_S
     _statuses=
     _bad=
@@ -259,38 +290,55 @@ position() {
     sed -n 's/^pos:[^0-9]*//p' "/proc/self/fdinfo/$1"
 }
 
-# hashed NAME: passes stdin on, and sums it up on the way.
-hashed() {
-    mkdir -p /run/kdump/digests
-    _note="/run/kdump/digests/$1"
-    rm -f "$_note" "$_note.sha256" "$_note.pipe"
-    mkfifo "$_note.pipe"
-    sha256sum <"$_note.pipe" >"$_note.sha256" &
-    _summing=$!
-    _through=0
-    tee "$_note.pipe" || _through=$?
-    wait "$_summing"
-    return "$_through"
+# room_for NAME: prints how many bytes the target still takes of that file. The logs and the record may take of the reserve.
+room_for() {
+    case $1 in
+        vmcore | vmcore.*) recall limit-bytes 2>/dev/null || echo "$UNLIMITED" ;;
+        *) echo "$UNLIMITED" ;;
+    esac
+}
+UNLIMITED=9223372036854775807
+
+# How many bytes pass through memory at a time.
+PIECE_BYTES=2097152
+
+# pass_pieces NAME: writes stdin to descriptor 3 and passes it on to stdout, a piece at a time; fails where a write does, or
+# where there is no more room. (busybox's tee passes on 1 KiB at a time, and does not tell of errors.)
+pass_pieces() {
+    # What hangs in the kernel may come back when another has long begun: each has a piece of its own.
+    _piece="/run/kdump/piece.$$"
+    _left=$(room_for "$1")
+    _size=$PIECE_BYTES
+    while [ "$_left" -gt 0 ]; do
+        [ "$_left" -ge "$_size" ] || _size=$_left
+        dd bs="$_size" count=1 iflag=fullblock of="$_piece" 2>/run/kdump/dd-said || {
+            log "$(recall dd-said)"
+            return 1
+        }
+        [ -s "$_piece" ] || return 0
+        cat "$_piece" >&3 && cat "$_piece" || return 1
+        _left=$((_left - _size))
+    done
+    log "no room for more of $1 than $(room_for "$1") bytes"
+    return 1
 }
 
-# write_hashed NAME [OPTION...]: writes stdin to descriptor 3, and sums it up on the way; the options are those of dd. It is
-# dd that writes, because busybox's tee does not tell of errors. Whoever knows then how many bytes it was says `passed`.
+# write_hashed NAME: writes stdin to descriptor 3, and sums it up on the way. Whoever knows then how many bytes it was says
+# `passed`.
 write_hashed() {
-    _named=$1
-    shift
-    rm -f /run/kdump/not-hashed
-    { hashed "$_named" || echo >/run/kdump/not-hashed; } |
-        dd bs=65536 iflag=fullblock "$@" >&3 2>/run/kdump/dd-said || {
-        log "$(recall dd-said)"
-        return 1
-    }
-    [ ! -e /run/kdump/not-hashed ]
+    mkdir -p /run/kdump/digests
+    _note="/run/kdump/digests/$1"
+    rm -f "$_note" "$_note.whole"
+    { pass_pieces "$1" && : >"$_note.whole"; } | sha256sum >"$_note.sha256"
+    rm -f "/run/kdump/piece.$$"
+    [ -e "$_note.whole" ]
 }
 
 # passed NAME BYTES: notes what `digest_of` prints.
 passed() {
     _note="/run/kdump/digests/$1"
-    echo "$2 $(cut -d ' ' -f 1 "$_note.sha256")" >"$_note"
+    read -r _sum _ <"$_note.sha256"
+    echo "$2 $_sum" >"$_note"
 }
 
 # digest_of NAME: prints bytes and sha256 of what has passed as NAME; nothing, and fails, where that did not pass here.

@@ -26,23 +26,27 @@ is_running() {
 
 # seconds_left: prints how long it is to the deadline.
 seconds_left() {
-    echo $(((KDUMP_DEADLINE_S * 100 - $(uptime_cs)) / 100))
+    read_clock
+    # shellcheck disable=SC2154  # read_clock sets it
+    echo $(((KDUMP_DEADLINE_S * 100 - clock_cs) / 100))
 }
 
 # bounded SECONDS COMMAND...: runs a command in a session of its own, and ends all of it when the time is over. Returns its
 # status, or 124.
 bounded() {
-    _limit=$(($(uptime_cs) + $1 * 100))
+    read_clock
+    _limit=$((clock_cs + $1 * 100))
     shift
     setsid "$@" &
     _session=$!
     echo "$_session" >>/run/kdump/sessions
     while is_running "$_session"; do
-        if [ "$(uptime_cs)" -ge "$_limit" ]; then
+        read_clock
+        if [ "$clock_cs" -ge "$_limit" ]; then
             end_sessions "$_session"
             return 124
         fi
-        sleep 0.05
+        pause 0.05
     done
     forget_session "$_session"
     _ended=0
@@ -64,7 +68,7 @@ end_sessions() {
     _tries=0
     while is_running "$1" && [ "$_tries" -lt 40 ]; do
         _tries=$((_tries + 1))
-        sleep 0.05
+        pause 0.05
     done
 }
 
@@ -95,21 +99,22 @@ watched() {
     setsid "$@" &
     _session=$!
     echo "$_session" >>/run/kdump/sessions
-    _size='' _cpu=0 _since=$(uptime_cs)
+    read_clock
+    _size='' _cpu=0 _since=$clock_cs
     while is_running "$_session"; do
-        _now=$(uptime_cs)
+        read_clock
         survey "$_session"
         # shellcheck disable=SC2086  # words
         _size_now=$("$_size_of" $_pids)
         # Five of a hundred ticks a second are more than what waits needs.
-        if [ "$_size_now" != "$_size" ] || [ $((_ticks - _cpu)) -gt $(((_now - _since) / 20 + 2)) ]; then
-            _size=$_size_now _cpu=$_ticks _since=$_now
-        elif [ $((_now - _since)) -ge $((_stall * 100)) ]; then
+        if [ "$_size_now" != "$_size" ] || [ $((_ticks - _cpu)) -gt $(((clock_cs - _since) / 20 + 2)) ]; then
+            _size=$_size_now _cpu=$_ticks _since=$clock_cs
+        elif [ $((clock_cs - _since)) -ge $((_stall * 100)) ]; then
             end_sessions "$_session"
             ! is_running "$_session" || return 125
             return 124
         fi
-        sleep 0.5
+        pause 0.5
     done
     forget_session "$_session"
     _ended=0

@@ -102,7 +102,7 @@ def test_what_does_not_reach_its_file_is_not_saved(size: int, opened: Environmen
 # A target that is no directory. As the guard does beside it, others write all the time.
 STREAMS = """\
 case $1 in
-    put) hashed "$2" >"/stream/$2"; passed "$2" "$(stat -c %s "/stream/$2")" ;;
+    put) exec 3>"/stream/$2"; write_hashed "$2"; passed "$2" "$(stat -c %s "/stream/$2")" ;;
     drop) rm -f "/stream/$2" ;;
     *) : ;;
 esac

@@ -198,7 +198,7 @@ FAULTS: dict[str, Fault] = {
         patches={DMESG_HOOK: instead("bomb() { bomb | bomb & }; bomb; sleep 1000\n")},
         with_log=False,
     ),
-    "driver-fails-to-put": Fault(saved=GOOD, patches=only_first("hashed() { cat >/dev/null; return 1; }")),
+    "driver-fails-to-put": Fault(saved=GOOD, patches=only_first("pass_pieces() { cat >/dev/null; return 1; }")),
     "driver-fails-to-commit": Fault(saved=GOOD, patches=only_first("commit() { return 1; }")),
     "open-fails": Fault(
         saved=GOOD,
