@@ -21,7 +21,7 @@ from tests import kernels
 
 MACHINE = "x86_64"
 DATA_DISK_BYTES = 1 << 30
-MEMORY_MIB = 1024
+MEMORY_MIB = 640
 _REPORT_DISK_BYTES = 64 << 20
 _TAIL_LINES = 60
 

@@ -24,6 +24,7 @@ case $BOOT in
         echo c > /proc/sysrq-trigger
         ;;
     2)
+        [ -d /run/systemd/system ] || mount /var/crash
         mountpoint /var/crash
         kdump-initramfs dumps list --json > "$REPORT/list.json"
         # One dump: more than one name here makes `show` fail.
