@@ -1,5 +1,6 @@
 """The ladder of collectors, the room that they have, and old dumps: the hooks of a real image, in a chroot of it."""
 
+import hashlib
 import io
 import os
 import stat
@@ -97,6 +98,20 @@ def test_what_does_not_reach_its_file_is_not_saved(size: int, opened: Environmen
     opened.write("/content", bytes(size))
     assert opened.shell("target put file </content").status != 0
     assert opened.shell("save_file file /content").status != 0
+
+
+PIECE = 2 << 20
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])
+def test_a_file_of_any_size_is_passed_on_as_it_is(size: int, opened: Environment) -> None:
+    content = os.urandom(size)
+    opened.write("/content", content)
+    assert opened.shell("target put file </content && target commit file").status == 0
+    assert saved(opened) == {"file": content}
+    ended = opened.shell("target digest file; ls /run/kdump")
+    assert ended.output.startswith(f"{size} {hashlib.sha256(content).hexdigest()}\n")
+    assert "piece" not in ended.output
 
 
 # A target that is no directory. As the guard does beside it, others write all the time.

@@ -23,6 +23,30 @@ from tests.saving import (
 pytestmark = pytest.mark.skipif(not capture.can_enter(), reason="needs root that may make namespaces and device nodes")
 
 
+# --- time ---------------------------------------------------------------------------------------------------------
+
+PAUSED = """\
+sleep() { echo slept; command sleep "$@"; }
+read_clock
+began=$clock_cs
+pause 0.3
+read_clock
+[ $((clock_cs - began)) -ge 29 ] && echo paused
+ls /run/kdump
+"""
+
+
+def test_a_pause_needs_no_program(environment: Environment) -> None:
+    ended = environment.shell(f"make_silence\n{PAUSED}")
+    assert ended.output.splitlines()[0] == "paused"
+
+
+def test_a_shell_that_does_not_know_parts_of_a_second_sleeps(environment: Environment) -> None:
+    ended = environment.shell(f'sh() {{ command sh -c "read -t soon _"; }}\nmake_silence\n{PAUSED}')
+    assert ended.output.splitlines()[:2] == ["slept", "paused"]
+    assert "silence" not in ended.output
+
+
 # --- the record --------------------------------------------------------------------------------------------------
 
 

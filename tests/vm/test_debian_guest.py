@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-# What starts a system is one thing, its kernel another: with systemd, which takes most of the time, runs the first alone.
+# What starts a system is one thing, its kernel another: with systemd, which takes most of the time, starts the first.
 @pytest.mark.parametrize("release", releases())
 def test_crash_is_saved_and_listed_after_the_reboot(release: str, tmp_path: Path) -> None:
     token = f"kdump-test-{secrets.token_hex(16)}"
