@@ -114,3 +114,17 @@ def test_scripts_of_the_administrator_cost_their_time_and_no_more(script: str, e
     assert [step.name for step in environment.steps()] == ["post 00-bad", "post 01-good"]
     assert environment.steps()[0].status != 0
     assert environment.steps()[0].took_cs < 1000
+
+
+# Each of these ends without a parent, and waits for process 1 to ask how. Till then it counts as a process.
+ORPHANS = """\
+for number in 1 2 3 4 5 6 7 8; do (sleep 0.3 &); done
+sleep 3
+echo "ended: $(grep -s '^State:.Z' /.proc/[0-9]*/status | wc -l)"
+"""
+
+
+@pytest.mark.parametrize("silence", ["", "make_silence\n"])
+def test_what_nobody_waits_for_is_reaped_meanwhile(silence: str, environment: Environment) -> None:
+    environment.write("/orphans", ORPHANS)
+    assert environment.shell(f"{silence}bounded 20 sh /orphans").output == "ended: 0\n"
