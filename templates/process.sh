@@ -114,7 +114,11 @@ watched() {
             ! is_running "$_session" || return 125
             return 124
         fi
-        pause 0.5
+        _turns=5
+        while [ "$_turns" -gt 0 ] && is_running "$_session"; do
+            pause 0.1
+            _turns=$((_turns - 1))
+        done
     done
     forget_session "$_session"
     _ended=0

@@ -7,7 +7,8 @@ case $BOOT in
         # What its package manager has changed.
         tar -C / -xf /var/cache/openrc.tar
         # As for the guest with systemd, those that would load a kernel, or look after devices, or only cost time.
-        for service in kexec kexec-load multipath-tools multipath-tools-boot mdadm mdadm-waitidle dbus bootlogs; do
+        for service in kexec kexec-load multipath-tools multipath-tools-boot mdadm mdadm-waitidle dbus bootlogs \
+            kmod hwclock.sh urandom brightness mountnfs.sh mountnfs-bootclean.sh mount-configfs; do
             rm -f /etc/runlevels/*/$service
         done
         mkfs.ext4 -q /dev/disk/by-id/virtio-data
