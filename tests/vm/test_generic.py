@@ -82,7 +82,7 @@ def test_a_file_system_that_is_known_by_its_uuid_alone_is_found_on_any_bus(
 def test_an_image_for_an_absent_disk_can_be_rehearsed(tmp_path: Path) -> None:
     image = tmp_path / "capture.img"
     build.build(Root(), configuration(tmp_path), output=str(image))
-    options = rehearse.Options(accel="tcg", memory_mib=512, crashkernel="192M", timeout_s=240)
+    options = rehearse.Options(accel="tcg", memory_mib=576, crashkernel="192M", timeout_s=240)
     result = rehearse.rehearse(Root(), configuration(tmp_path), str(image), options)
     assert result.passed, "\n".join(rehearse.summary(result))
     # The drivers that nobody asked for do not stay in memory.

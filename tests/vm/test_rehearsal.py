@@ -28,7 +28,8 @@ class Case(Struct, frozen=True, kw_only=True):
     kernel: capture.KernelKind
     target: TargetFacts
     overrides: tuple[str, ...] = ()
-    memory_mib: int = 512
+    # KASLR may put the kernel into the middle: what is left on either side must be enough for the reservation.
+    memory_mib: int = 576
     crashkernel: str = "192M"
     saves: str = "vmcore"
     collector: str = "makedumpfile"
@@ -49,8 +50,8 @@ CASES = {
         target=capture.target(driver="virtio_scsi", fs="xfs", size_bytes=1 << 30),
         overrides=("vmcore.collector=copy", "vmcore.compression=zstd"),
         saves="vmcore.zst",
-        memory_mib=320,
-        crashkernel="160M",
+        memory_mib=384,
+        crashkernel="128M",
         collector="copy",
     ),
     "NVMe partition, ext4, copy by gzip": Case(
@@ -58,16 +59,16 @@ CASES = {
         target=capture.target(driver="nvme", partition=True, size_bytes=900 << 20),
         overrides=("vmcore.collector=copy", "vmcore.compression=gzip"),
         saves="vmcore.gz",
-        memory_mib=320,
-        crashkernel="160M",
+        memory_mib=384,
+        crashkernel="128M",
         collector="copy",
     ),
     "SATA disk, ext4, plain copy": Case(
         kernel="generic",
         target=capture.target(driver="ahci"),
         overrides=("vmcore.collector=copy", "vmcore.compression=none"),
-        memory_mib=320,
-        crashkernel="160M",
+        memory_mib=384,
+        crashkernel="128M",
         collector="copy",
     ),
     "the log alone": Case(
