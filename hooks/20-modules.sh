@@ -17,6 +17,7 @@ load() {
 failed=0
 while read -r module; do
     load "$module" || failed=1
-    : >"$module"
+    # Not `:`, a special built-in: when its redirection fails, the shell ends.
+    printf '' >"$module" || :
 done </etc/kdump/modules
 exit "$failed"

@@ -13,8 +13,8 @@ read_clock() {
 # A pipe in which nobody ever says anything.
 SILENCE=/run/kdump/silence
 
-# pause SECONDS: sleeps, or less where a child ends meanwhile. Who polls must not start a process each time: a fork costs more
-# than all else that is done here, and fails where memory is short.
+# pause SECONDS: sleeps. Who polls must not start a process each time: that costs more than all else that is done here,
+# and fails where memory is short.
 pause() {
     if [ -p "$SILENCE" ]; then
         # shellcheck disable=SC3045  # -t: busybox has it, make_silence has tried
@@ -122,6 +122,12 @@ run_bounded_hook() {
     recorded start_bounded_hook "$@"
 }
 
+# said_since LINE: prints what was logged behind the last line that reads so.
+said_since() {
+    _at=$(grep -nxF "$1" "$KDUMP_LOG" | sed -n '$s/:.*//p')
+    tail -n "+$((${_at:-0} + 1))" "$KDUMP_LOG"
+}
+
 # recorded COMMAND NAME [ARGUMENT...]
 recorded() {
     _how=$1
@@ -136,7 +142,7 @@ recorded() {
     case $_status in
         0 | 77) return 0 ;;
     esac
-    tail -n "+$(($(grep -nxF "$_headline" "$KDUMP_LOG" | sed -n '$s/:.*//p') + 1))" "$KDUMP_LOG" | tail -n 8 2>/dev/null >/dev/console
+    said_since "$_headline" | tail -n 8 2>/dev/null >/dev/console
     log "$_name: failed with status $_status"
     return 1
 }

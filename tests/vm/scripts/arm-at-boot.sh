@@ -16,7 +16,7 @@ case $BOOT in
     1)
         mkdir -m 0700 /var/crash
         kdump-initramfs enable
-        # The usual initramfs of that kernel, which nobody boots here, would take two minutes.
+        # The usual initramfs of that kernel, which nobody boots here, would take more than a minute.
         chmod -x /etc/kernel/postinst.d/initramfs-tools
         # What apt does when it installs a kernel: its postinst runs the hooks for that one, which does not run.
         dpkg-reconfigure --frontend=noninteractive "linux-image-$other" > "$REPORT/postinst" 2>&1
