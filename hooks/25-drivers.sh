@@ -28,7 +28,7 @@ load_driver() {
     for _file in $_files; do
         _module=${_file##*/}
         [ -e "/sys/module/${_module%.ko}" ] || insmod "$_file" || log "cannot load $_file"
-        printf '' >"$_file" || :
+        rm -f "$_file"
     done
 }
 
