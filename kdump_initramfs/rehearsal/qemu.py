@@ -63,8 +63,6 @@ class Disk(Struct, frozen=True, kw_only=True):
     # What the guest sees below /dev/disk/by-id; virtio-blk cuts it at 20 bytes.
     serial: str = ""
     readonly: bool = False
-    # Whether what the guest writes is lost when QEMU ends (it outlives reboots), and the image stays as it is.
-    snapshot: bool = False
 
 
 class UserNet(Struct, frozen=True, kw_only=True):
@@ -87,8 +85,6 @@ class Guest(Struct, frozen=True, kw_only=True):
     cpus: int = 1
     disks: tuple[Disk, ...] = ()
     net: UserNet | None = None
-    # Whether a reboot of the guest boots it again, with the same kernel and initramfs, or ends the run.
-    reboot: bool = False
     # Further words for QEMU.
     extra: tuple[str, ...] = ()
     # The QEMU program; "" for the usual one of this machine.
@@ -96,7 +92,7 @@ class Guest(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    # Powered off (or rebooted, where that ends the run), or killed at the deadline.
+    # Powered off or rebooted, or killed at the deadline.
     ended: Literal["exited", "timed out"]
     accel: Accel
     # Duration of the attempt that counts; one that KVM left hanging is not in it.
@@ -164,7 +160,7 @@ def command(guest: Guest, accel: Accel) -> list[str]:
         *("-kernel", guest.kernel, "-initrd", guest.initrd, "-append", guest.append),
         *(word for number, disk in enumerate(guest.disks) for word in _disk(number, disk)),
         *_net(guest.net),
-        *(() if guest.reboot else ("-no-reboot",)),
+        "-no-reboot",
         *guest.extra,
     ]
 
@@ -181,7 +177,7 @@ def _disk(number: int, disk: Disk) -> Iterator[str]:
     """Yield the words for one disk; it sits on a controller of its own, so that the order on the bus is ours."""
     name = f"disk{number}"
     path = disk.path.replace(",", ",,")
-    flags = ",readonly=on" * disk.readonly + ",snapshot=on" * disk.snapshot
+    flags = ",readonly=on" * disk.readonly
     # cache=unsafe: a guest that crashes leaves what it wrote in the host's page cache, and the host does not crash.
     yield from ("-drive", f"id={name},if=none,file={path},format=raw,cache=unsafe{flags}")
     serial = f",serial={disk.serial}" if disk.serial else ""

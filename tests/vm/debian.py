@@ -8,12 +8,15 @@ than a block driver, and works whatever has become of its file systems.
 import io
 import os
 import re
+import subprocess
 import tarfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kdump_initramfs.rehearsal.console import OnLine
 from kdump_initramfs.rehearsal.qemu import MACHINES, Bus, Disk, Guest, run
@@ -22,8 +25,10 @@ from tests import kernels
 MACHINE = "x86_64"
 DATA_DISK_BYTES = 1 << 30
 MEMORY_MIB = 640
-_REPORT_DISK_BYTES = 64 << 20
+_REPORT_DISK_BYTES = 256 << 20
 _TAIL_LINES = 60
+# More than any script takes.
+_MAX_BOOTS = 8
 
 # What starts the script: systemd as on any Debian, or guest-init of tests/vm/rootfs, which runs udev and little else.
 # The script begins after 8 s instead of 40 (slow machine, software emulation); storage knows no difference.
@@ -41,8 +46,10 @@ class Hardware(Struct, frozen=True, kw_only=True):
     # Blank disks: serial number -> bus. One on virtio-blk is /dev/disk/by-id/virtio-SERIAL.
     disks: Mapping[str, Bus] = field(default_factory=lambda: {"data": "virtio-blk"})
     cpus: int = 1
-    # Further words for QEMU.
+    memory_mib: int = MEMORY_MIB
+    # Further words for QEMU, and those of what comes and goes: asked for at each boot.
     extra: tuple[str, ...] = ()
+    plugged: Callable[[], tuple[str, ...]] = tuple
     accel: Literal["auto", "tcg"] = "auto"
     # Gets each line of the console as it arrives.
     on_line: OnLine | None = None
@@ -90,39 +97,63 @@ def run_script(
     timeout_s: float = 600,
 ) -> Report:
     """Boot that kernel, on a machine with blank disks, until the script ends."""
-    root = os.environ["KDUMP_TEST_DEBIAN"]
-    payload, report, console = (directory / name for name in ("payload", "report", "console"))
-    _write_payload(payload, {"script": script.read_text(), **(files or {})})
-    _make_blank(report, _REPORT_DISK_BYTES)
     hardware = hardware or Hardware()
+    _write_payload(directory / "payload", {"script": script.read_text(), **(files or {})})
+    _make_blank(directory / "report", _REPORT_DISK_BYTES)
+    for serial in hardware.disks:
+        _make_blank(directory / serial, DATA_DISK_BYTES)
+    _make_overlay(f"{os.environ['KDUMP_TEST_DEBIAN']}/root.img", directory / "root")
+    guest = _guest(release, directory, hardware, append)
+    begin = time.monotonic()
+    said = ""
+    for boot in range(1, _MAX_BOOTS + 1):
+        console = directory / f"console-{boot}"
+        outcome = run(
+            replace(guest, extra=(*guest.extra, *hardware.plugged())),
+            accel=hardware.accel,
+            timeout_s=begin + timeout_s - time.monotonic(),
+            console_log=str(console),
+            on_line=hardware.on_line,
+        )
+        said += console.read_text(errors="replace")
+        if outcome.ended == "timed out" or "reboot: Power down" in said:
+            break
+    return _report(directory / "report", said, time.monotonic() - begin)
+
+
+def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Guest:
+    """Return a guest that ends where it would boot again.
+
+    The next boot is another process, as if the power had been off: QEMU's software emulation keeps what it has made of
+    the code of the kernels before, in whose memory the next is twice as slow.
+    """
+    root = os.environ["KDUMP_TEST_DEBIAN"]
     kernel = f"{root}/boot/vmlinuz-{release}"
     if hardware.has_unpacked_kernel:
         kernel = kernels.unpacked(kernel, f"{root}/unpacked")
-    for serial in hardware.disks:
-        _make_blank(directory / serial, DATA_DISK_BYTES)
-    guest = Guest(
+    overlay = ("-drive", f"id=root,if=none,file={directory / 'root'},format=qcow2,cache=unsafe")
+    return Guest(
         machine=MACHINE,
         kernel=kernel,
         initrd=f"{root}/boot/{_INITRD[hardware.init].format(release)}",
         append=_command_line(append),
-        memory_mib=MEMORY_MIB,
+        memory_mib=hardware.memory_mib,
         cpus=hardware.cpus,
-        reboot=True,
         disks=(
-            Disk(path=f"{root}/root.img", serial="root", snapshot=True),
-            Disk(path=str(payload), serial="payload", readonly=True),
-            Disk(path=str(report), serial="report"),
+            Disk(path=str(directory / "payload"), serial="payload", readonly=True),
+            Disk(path=str(directory / "report"), serial="report"),
             *(Disk(path=str(directory / serial), serial=serial, bus=bus) for serial, bus in hardware.disks.items()),
         ),
-        extra=hardware.extra,
+        extra=(*overlay, "-device", "virtio-blk-pci,drive=root,serial=root", *hardware.extra),
     )
-    outcome = run(guest, accel=hardware.accel, timeout_s=timeout_s, console_log=str(console), on_line=hardware.on_line)
-    said = console.read_text(errors="replace")
-    came_back = _read_report(report)
+
+
+def _report(disk: Path, said: str, wall_s: float) -> Report:
+    came_back = _read_report(disk)
     if "status" not in came_back:
         tail = "\n".join(_plain(said).splitlines()[-_TAIL_LINES:])
-        raise LostGuestError(f"no report, guest {outcome.ended} after {outcome.wall_s:.0f} s; it said last:\n{tail}")
-    return Report(status=int(came_back.pop("status")), files=came_back, console=said, wall_s=outcome.wall_s)
+        raise LostGuestError(f"no report from the guest after {wall_s:.0f} s; it said last:\n{tail}")
+    return Report(status=int(came_back.pop("status")), files=came_back, console=said, wall_s=wall_s)
 
 
 def _command_line(append: str) -> str:
@@ -143,6 +174,12 @@ def _write_payload(path: Path, files: Mapping[str, str]) -> None:
 def _make_blank(path: Path, size: int) -> None:
     with path.open("wb") as disk:
         disk.truncate(size)
+
+
+def _make_overlay(image: str, path: Path) -> None:
+    """Make a disk that has the content of a raw image and keeps what the guest writes over all boots."""
+    backing = ("-b", image, "-F", "raw")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, path], check=True)
 
 
 def _read_report(path: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tests.vm.debian import Hardware, Init, Report, run_script
-from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, log_of, marks, tell_monitor
+from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
 
 pytestmark = marks
 
@@ -122,7 +122,7 @@ def test_a_machine_with_secure_boot_proves_itself(tmp_path: Path) -> None:
     assert "kdump-initramfs: live rehearsal " in log
     assert "CPU: 2 " in log.partition("Kernel panic")[2]
     assert "Kernel is locked down from EFI Secure Boot" in log
-    assert "Brought up 1 node, 2 CPUs" in log_of(report)
+    assert "Brought up 1 node, 2 CPUs" in report.files["kexec-dmesg.log"].decode(errors="replace")
 
 
 # --- machines that cannot be armed ---------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from tests.vm.debian import DATA_DISK_BYTES, Hardware, Report, run_script
-from tests.vm.storage import RELEASE, SCRIPTS, crash, decode, last_words, marks, tell_monitor
+from tests.vm.debian import DATA_DISK_BYTES, Hardware, run_script
+from tests.vm.storage import RELEASE, SCRIPTS, Crashed, crash, last_words, marks, tell_monitor
 
 pytestmark = marks
 
@@ -66,11 +66,11 @@ class Paths:
                 tell_monitor(self._monitor, "device_del", id=f"{disk}-{self.lost}")
 
 
-def lose_paths(name: str, directory: Path, paths: Paths, script: str) -> Report:
-    report = crash(name, MULTIPATH + script, (), paths.hardware, directory)
-    steps = {step["name"]: step["status"] for step in decode(report, "show.json")["record"]["steps"]}
-    assert steps["29-multipath"] == 0
-    return report
+def lose_paths(name: str, directory: Path, paths: Paths, script: str) -> Crashed:
+    needs = ("virtio_scsi", "dm_multipath", "dm_service_time")
+    crashed = crash(name, MULTIPATH + script, (), paths.hardware, directory, needs=needs)
+    assert {step.name: step.status for step in crashed.record.steps}["29-multipath"] == 0
+    return crashed
 
 
 EXT4 = """
@@ -85,9 +85,8 @@ EXT4 = """
 
 def test_a_path_that_is_lost_while_the_dump_is_saved_is_replaced_by_the_other(tmp_path: Path) -> None:
     paths = Paths(tmp_path, "disk", lose_at=" 70-vmcore")
-    report = lose_paths("multipath-ext4", tmp_path, paths, EXT4)
+    log = lose_paths("multipath-ext4", tmp_path, paths, EXT4).log
     assert paths.lost
-    log = report.files["kexec-dmesg.log"].decode()
     assert "EXT4-fs (dm-0): mounted" in log
     assert "Failing path 8:0" in log
 
@@ -109,9 +108,8 @@ PARTITION = """
 
 def test_a_volume_on_a_partition_is_found_by_the_path_that_is_left(tmp_path: Path) -> None:
     paths = Paths(tmp_path, "disk", lose_at="Kernel panic")
-    report = lose_paths("multipath-partition-lvm-xfs", tmp_path, paths, PARTITION)
+    log = lose_paths("multipath-partition-lvm-xfs", tmp_path, paths, PARTITION).log
     assert paths.lost
-    log = report.files["kexec-dmesg.log"].decode()
     assert re.search(r"mpath-35000c50000000000: 1 of 2 paths are there: sd[a-z]$", log, re.MULTILINE)
     assert "XFS (dm-2): Mounting" in log
 
@@ -130,8 +128,8 @@ GROUP = """
 
 
 def test_a_volume_group_may_have_further_disks_with_several_paths(tmp_path: Path) -> None:
-    report = lose_paths("multipath-group", tmp_path, Paths(tmp_path, "disk", "other"), GROUP)
-    assert "EXT4-fs (dm-1): mounted" in report.files["kexec-dmesg.log"].decode()
+    crashed = lose_paths("multipath-group", tmp_path, Paths(tmp_path, "disk", "other"), GROUP)
+    assert "EXT4-fs (dm-1): mounted" in crashed.log
 
 
 # --- SCSI ALUA ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.debian import Hardware, kernel_config, releases, run_script
-from tests.vm.storage import STORAGE, decode, last_words, payload
+from tests.vm.storage import STORAGE, check_dump, last_words, payload
 
 OPTION = "CONFIG_CRASH_DM_CRYPT=y"
 RELEASE = next((release for release in releases() if OPTION in kernel_config(release)), "")
@@ -83,10 +83,7 @@ def test_crash_is_saved_behind_passphrases_by_volume_keys_that_were_handed_over(
     assert "link-volume-key=@u::%logon:kdump-cryptsetup:vk-" in report.files["not-linked"].decode()
     assert "vk:lower: no such logon key in root's keyring" in report.files["gone"].decode()
     assert "kexec_load does not hand over" in report.files["syscall"].decode()
-    (dump,) = decode(report, "list.json")
-    assert dump["complete"] is True
-    assert decode(report, "show.json")["record"]["kernel"]["release"] == RELEASE
-    assert files["token"].encode() in report.files["vmcore-dmesg.txt"]
+    check_dump(report, files["token"], RELEASE, tmp_path / "dumps")
     key = report.files["volume-key"]
     written = {**report.files, "console": report.console.encode()}
     del written["volume-key"]

@@ -117,11 +117,8 @@ case $BOOT in
         open_storage
         [ "$(findmnt -n -o TARGET --target /var/crash)" != / ]
         check_storage
-        kdump-initramfs dumps list --json > "$REPORT/list.json"
-        # One dump: more than one name here makes `show` fail.
         cd /var/crash
-        kdump-initramfs dumps show --json "$(uname -n)"-* > "$REPORT/show.json"
-        cp "$(uname -n)"-*/*.txt "$(uname -n)"-*/*.log "$REPORT"
+        tar -c -f "$REPORT/dumps.tar" "$(uname -n)"-*
         ;;
     *)
         echo "the guest crashed again"
