@@ -64,8 +64,9 @@ SYSTEMD = Hardware(init="systemd", has_unpacked_kernel=False)
 class Report(Struct, frozen=True, kw_only=True):
     # Exit status of the script, in the boot in which it ended.
     status: int
-    # What it left in $REPORT, by name.
+    # What it left in $REPORT: by name, and all of it as a tar archive.
     files: Mapping[str, bytes]
+    disk: str
     # All that the guest said, over all boots.
     console: str
     wall_s: float
@@ -153,7 +154,7 @@ def _report(disk: Path, said: str, wall_s: float) -> Report:
     if "status" not in came_back:
         tail = "\n".join(_plain(said).splitlines()[-_TAIL_LINES:])
         raise LostGuestError(f"no report from the guest after {wall_s:.0f} s; it said last:\n{tail}")
-    return Report(status=int(came_back.pop("status")), files=came_back, console=said, wall_s=wall_s)
+    return Report(status=int(came_back.pop("status")), files=came_back, disk=str(disk), console=said, wall_s=wall_s)
 
 
 def _command_line(append: str) -> str:
@@ -184,8 +185,9 @@ def _make_overlay(image: str, path: Path) -> None:
 
 def _read_report(path: Path) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
-        members = [(member.name.removeprefix("./"), archive.extractfile(member)) for member in archive]
-        return {name: file.read() for name, file in members if file}
+        members = [member for member in archive if os.path.dirname(member.name) == "."]
+        files = [(member.name.removeprefix("./"), archive.extractfile(member)) for member in members]
+        return {name: file.read() for name, file in files if file}
 
 
 def _plain(text: str) -> str:

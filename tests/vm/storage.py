@@ -139,9 +139,7 @@ def last_words(report: Report) -> str:
 def check_dump(report: Report, token: str, release: str, directory: Path) -> Crashed:
     """Unpack the one dump that a guest has found after the reboot, and check all that can be told of it."""
     assert report.status == 0, last_words(report)
-    archive = directory.with_suffix(".tar")
-    archive.write_bytes(report.files["dumps.tar"])
-    verify.unpack(str(archive), str(directory))
+    verify.unpack(report.disk, str(directory))
     built = msgspec.json.decode(report.files["build.json"], type=ImageRecord)
     expected = verify.Expected(token=token, kernel_release=release, manifest_digest=built.digest)
     assert [check for check in verify.verify(str(directory), expected) if not check.passed] == []

@@ -118,7 +118,9 @@ case $BOOT in
         [ "$(findmnt -n -o TARGET --target /var/crash)" != / ]
         check_storage
         cd /var/crash
-        tar -c -f "$REPORT/dumps.tar" "$(uname -n)"-*
+        for dump in "$(uname -n)"-*; do
+            ln -s "$PWD/$dump" "$REPORT/$dump"
+        done
         ;;
     *)
         echo "the guest crashed again"
