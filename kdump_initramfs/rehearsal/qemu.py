@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Literal, cast
 
@@ -42,16 +42,23 @@ class Machine(Struct, frozen=True, kw_only=True):
     # Program, and the Debian package that holds it.
     qemu: str
     package: str
-    # -machine and -cpu; `max` is all that KVM or TCG can offer.
+    # -machine
     type: str
-    cpu: str
+    # -cpu; `max` is all that KVM or TCG can offer.
+    cpu: Mapping[Accel, str]
     # What the kernel calls the first serial line, for console=.
     console: str
 
 
 MACHINES = {
     "x86_64": Machine(
-        qemu="qemu-system-x86_64", package="qemu-system-x86", type="q35,sata=off,smbus=off", cpu="max", console="ttyS0"
+        qemu="qemu-system-x86_64",
+        package="qemu-system-x86",
+        type="q35,sata=off,smbus=off",
+        # Where a processor has ERMS, kernel and libc copy and clear by `rep movsb` and `rep stosb`, which TCG executes
+        # byte by byte: without it a guest moves memory at four times the speed.
+        cpu={"kvm": "max", "tcg": "max,-erms"},
+        console="ttyS0",
     ),
 }
 
@@ -148,7 +155,7 @@ def command(guest: Guest, accel: Accel) -> list[str]:
         _program(guest, machine),
         *("-machine", machine.type),
         *("-accel", "tcg,thread=multi" if accel == "tcg" else "kvm"),
-        *("-cpu", machine.cpu),
+        *("-cpu", machine.cpu[accel]),
         *("-smp", str(guest.cpus)),
         *("-m", f"{guest.memory_mib}M"),
         *("-nodefaults", "-no-user-config"),
