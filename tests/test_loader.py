@@ -441,7 +441,7 @@ def test_what_cannot_fit_is_not_tried(machine: Root, image: str, monkeypatch: py
     command = command_of(machine, image, stub)
     size = Path(command.kernel).stat().st_size + Path(image).stat().st_size
     trees.make(f"file /sys/kernel/kexec_crash_size {size - 1}", Path(machine.directory))
-    with pytest.raises(LoadError, match="MiB are reserved"):
+    with pytest.raises(LoadError, match=": 1 MiB with its kernel, but 0 MiB are reserved"):
         kexec.load(machine, command)
     trees.make(
         f"file /sys/kernel/kexec_crash_size {size}\nfile /sys/kernel/crash_elfcorehdr_size 1", Path(machine.directory)

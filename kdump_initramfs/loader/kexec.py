@@ -152,7 +152,7 @@ def _check_room(root: Root, wanted: Command) -> None:
     needed = os.path.getsize(wanted.kernel) + wanted.record.image_bytes + crash.elfcorehdr_bytes(root)
     if needed > reserved:
         raise LoadError(
-            f"{wanted.image}: {needed >> 20} MiB with its kernel, but {reserved >> 20} MiB are reserved",
+            f"{wanted.image}: {-(-needed >> 20)} MiB with its kernel, but {reserved >> 20} MiB are reserved",
             hint="enlarge crashkernel= in the boot loader and reboot; what was loaded before still is",
         )
 

@@ -26,7 +26,7 @@ APPEND = "crashkernel=192M"
 # Not the one for clouds, which lacks drivers of disks.
 RELEASE = next((release for release in releases() if "cloud" not in release), "")
 # Starts and saves in four fifths of the time.
-CLOUD_RELEASE = next((release for release in releases() if "cloud" in release), "")
+CLOUD_RELEASE = next((release for release in releases() if "cloud" in release), RELEASE)
 # What drives a disk on each bus.
 BUS_DRIVERS: Mapping[Bus, tuple[str, ...]] = {
     "virtio-blk": ("virtio_blk",),

@@ -6,22 +6,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.vm.debian import SYSTEMD, releases, run_script
-from tests.vm.storage import RELEASE, SCRIPTS, last_words, marks
+from tests.vm.debian import Hardware, releases, run_script
+from tests.vm.storage import CLOUD_RELEASE, SCRIPTS, last_words, marks
 
 pytestmark = marks
 
 
 def test_machine_is_armed_at_each_boot_and_with_each_kernel(tmp_path: Path) -> None:
     token = f"kdump-test-{secrets.token_hex(16)}"
-    other = next(release for release in releases() if release != RELEASE)
+    other = next(release for release in releases() if release != CLOUD_RELEASE)
     script = SCRIPTS / "arm-at-boot.sh"
     report = run_script(
-        RELEASE,
+        CLOUD_RELEASE,
         script,
         tmp_path,
         files={"token": token, "other": other},
-        hardware=SYSTEMD,
+        hardware=Hardware(init="systemd"),
         append="crashkernel=192M",
         timeout_s=900,
     )

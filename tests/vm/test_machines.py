@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tests.vm.debian import Hardware, Init, Report, run_script
-from tests.vm.storage import APPEND, RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
+from tests.vm.storage import APPEND, CLOUD_RELEASE, RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
 
 pytestmark = marks
 
@@ -26,7 +26,9 @@ TIMEOUT_S = 900
 def crash(script: str, directory: Path, hardware: Hardware, append: str, files: Mapping[str, str]) -> Report:
     """Let a guest run a script that crashes it; return the report on its one dump, which must be good."""
     place = SCRIPTS / script
-    report = run_script(RELEASE, place, directory, files=files, hardware=hardware, append=append, timeout_s=TIMEOUT_S)
+    report = run_script(
+        CLOUD_RELEASE, place, directory, files=files, hardware=hardware, append=append, timeout_s=TIMEOUT_S
+    )
     assert report.status == 0, last_words(report)
     (dump,) = decode(report, "list.json")
     assert dump["complete"] is True
@@ -57,9 +59,7 @@ class Dimms:
     def __init__(self, directory: Path, init: Init) -> None:
         self._monitor = str(directory / "monitor")
         words = ("-m", "slots=2,maxmem=4G", "-qmp", f"unix:{self._monitor},server=on,wait=off")
-        self.hardware = Hardware(
-            disks={}, extra=words, on_line=self._hear, init=init, has_unpacked_kernel=init == "quick"
-        )
+        self.hardware = Hardware(disks={}, extra=words, on_line=self._hear, init=init)
 
     def _hear(self, line: str) -> None:
         asked, _, number = line.strip().partition("hotplug: plug ")
@@ -108,7 +108,7 @@ def secure_boot(kernel: str, directory: Path) -> tuple[str, ...]:
 
 
 def test_a_machine_with_secure_boot_proves_itself(tmp_path: Path) -> None:
-    words = secure_boot(f"{os.environ['KDUMP_TEST_DEBIAN']}/boot/vmlinuz-{RELEASE}", tmp_path)
+    words = secure_boot(f"{os.environ['KDUMP_TEST_DEBIAN']}/boot/vmlinuz-{CLOUD_RELEASE}", tmp_path)
     hardware = Hardware(disks={}, cpus=3, extra=words, has_unpacked_kernel=False)
     report = crash("live.sh", tmp_path, hardware, APPEND, {})
     assert "that is not what was typed" in report.files["wrong"].decode()
