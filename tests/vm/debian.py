@@ -122,9 +122,14 @@ def run_script(
         )
         accel = outcome.accel
         said += console.read_text(errors="replace")
+        if "status" in (came_back := _read_report(directory / "report")):
+            wall_s = time.monotonic() - begin
+            disk = str(directory / "report")
+            return Report(status=int(came_back.pop("status")), files=came_back, disk=disk, console=said, wall_s=wall_s)
         if outcome.ended == "timed out" or "reboot: Power down" in said:
             break
-    return _report(directory / "report", said, time.monotonic() - begin)
+    tail = "\n".join(_plain(said).splitlines()[-_TAIL_LINES:])
+    raise LostGuestError(f"no report from the guest after {time.monotonic() - begin:.0f} s; it said last:\n{tail}")
 
 
 def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Guest:
@@ -152,14 +157,6 @@ def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Gu
         ),
         extra=(*_CPU, *overlay, "-device", "virtio-blk-pci,drive=root,serial=root", *hardware.extra),
     )
-
-
-def _report(disk: Path, said: str, wall_s: float) -> Report:
-    came_back = _read_report(disk)
-    if "status" not in came_back:
-        tail = "\n".join(_plain(said).splitlines()[-_TAIL_LINES:])
-        raise LostGuestError(f"no report from the guest after {wall_s:.0f} s; it said last:\n{tail}")
-    return Report(status=int(came_back.pop("status")), files=came_back, disk=str(disk), console=said, wall_s=wall_s)
 
 
 def _command_line(append: str) -> str:
