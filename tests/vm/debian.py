@@ -30,7 +30,7 @@ _TAIL_LINES = 60
 # More than any script takes.
 _MAX_BOOTS = 8
 # Nothing of Debian needs AVX, and under software emulation its code is slower than what is there besides: 31 s instead
-# of 35 for a guest that builds and loads.
+# of 34 for a guest that builds and loads.
 _CPU = ("-cpu", "max,-erms,-avx,-avx2")
 
 # What starts the script: systemd as on any Debian, or guest-init of tests/vm/rootfs, which runs udev and little else.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kdump_initramfs.dumps import store
 from tests.vm.debian import Hardware, kernel_config, releases, run_script
 from tests.vm.storage import STORAGE, check_dump, last_words, payload
 
@@ -83,8 +84,9 @@ def test_crash_is_saved_behind_passphrases_by_volume_keys_that_were_handed_over(
     assert "link-volume-key=@u::%logon:kdump-cryptsetup:vk-" in report.files["not-linked"].decode()
     assert "vk:lower: no such logon key in root's keyring" in report.files["gone"].decode()
     assert "kexec_load does not hand over" in report.files["syscall"].decode()
-    check_dump(report, files["token"], RELEASE, tmp_path / "dumps")
+    crashed = check_dump(report, files["token"], RELEASE, tmp_path / "dumps")
     key = report.files["volume-key"]
-    written = {**report.files, "console": report.console.encode()}
+    logs = {name: Path(crashed.dump.path, name).read_bytes() for name in (store.DMESG, store.LOG, store.RECORD)}
+    written = {**report.files, **logs, "console": report.console.encode()}
     del written["volume-key"]
     assert [name for name, content in written.items() if key in content or key.hex().encode() in content] == []
