@@ -186,7 +186,8 @@ def _make_overlay(image: str, path: Path) -> None:
 
 
 def _read_report(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as archive:
+    # Not a look for a compressed one: a blank disk would be read through to its end, 33 s of it.
+    with tarfile.open(path, "r:") as archive:
         members = [member for member in archive if os.path.dirname(member.name) == "."]
         files = [(member.name.removeprefix("./"), archive.extractfile(member)) for member in members]
         return {name: file.read() for name, file in files if file}
