@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from kdump_initramfs import build as spine
+from kdump_initramfs import config
 from kdump_initramfs.host.root import Root
 from tests import saving, trees
 from tests.capture import Environment
@@ -60,6 +62,20 @@ def host_root(tmp_path: Path) -> Callable[[str], Root]:
         return Root(str(base))
 
     return make
+
+
+@pytest.fixture
+def machine(host_root: Callable[[str], Root]) -> Root:
+    """Return a machine whose dumps go to ext4 on LVM."""
+    return host_root("debian-lvm-ext4")
+
+
+@pytest.fixture
+def image(machine: Root, tmp_path: Path) -> str:
+    """Return an image for that machine."""
+    path = str(tmp_path / "it's an image.img")
+    spine.build(machine, config.Config(), output=path)
+    return path
 
 
 @pytest.fixture(scope="session")
