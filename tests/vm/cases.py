@@ -298,7 +298,10 @@ CASES = {
                 vgchange --activate n the-installed
                 mount --bind / "$root"
                 fails ls "$root/proc/self"
-                build_options="--root $root --set image.mode=generic $(uname -r)"
+            }
+            arm() {
+                kdump-initramfs build --root "$root" --set image.mode=generic "$(uname -r)"
+                kdump-initramfs load
             }
             before_crash() {
                 umount "$root"
