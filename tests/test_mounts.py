@@ -1,19 +1,11 @@
 """The table of mounts: what of it counts, and what hides what."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdump_initramfs.host import mounts
 from kdump_initramfs.host.mounts import Mount
-from kdump_initramfs.host.root import Root
-
-Make = Callable[[Mapping[str, str | bytes | Path]], Root]
-HostRoot = Callable[[str], Root]
-
 
 LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 propagate_from:2 - ext3 /dev/root rw,errors=continue"
 

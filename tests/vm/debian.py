@@ -33,9 +33,6 @@ _MAX_BOOTS = 8
 # of 34 for a guest that builds and loads.
 _CPU = ("-cpu", "max,-erms,-avx,-avx2")
 
-# It only starts a kernel, 1.5 s sooner than SeaBIOS under software emulation.
-QUICK_FIRMWARE = ("-bios", "qboot.rom")
-
 # What starts the script: systemd as on any Debian, or guest-init of tests/vm/rootfs, which runs udev and little else.
 # The script begins after 8 s instead of 40 (slow machine, software emulation); storage knows no difference.
 Init = Literal["systemd", "quick"]
@@ -60,8 +57,7 @@ class Hardware(Struct, frozen=True, kw_only=True):
     # Gets each line of the console as it arrives.
     on_line: OnLine | None = None
     init: Init = "quick"
-    # Whether the kernel is unpacked before: a firmware could not check it, and it has no KASLR. No other firmware is
-    # needed then.
+    # Whether the kernel is unpacked before: a firmware could not check it, and it has no KASLR.
     has_unpacked_kernel: bool = True
 
 
@@ -144,10 +140,8 @@ def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Gu
     """
     root = os.environ["KDUMP_TEST_DEBIAN"]
     kernel = f"{root}/boot/vmlinuz-{release}"
-    firmware: tuple[str, ...] = ()
     if hardware.has_unpacked_kernel:
         kernel = kernels.unpacked(kernel, f"{root}/unpacked")
-        firmware = QUICK_FIRMWARE
     overlay = ("-drive", f"id=root,if=none,file={directory / 'root'},format=qcow2,cache=unsafe")
     return Guest(
         machine=MACHINE,
@@ -161,7 +155,7 @@ def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Gu
             Disk(path=str(directory / "report"), serial="report"),
             *(Disk(path=str(directory / serial), serial=serial, bus=bus) for serial, bus in hardware.disks.items()),
         ),
-        extra=(*_CPU, *firmware, *overlay, "-device", "virtio-blk-pci,drive=root,serial=root", *hardware.extra),
+        extra=(*_CPU, *overlay, "-device", "virtio-blk-pci,drive=root,serial=root", *hardware.extra),
     )
 
 

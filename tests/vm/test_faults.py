@@ -24,7 +24,6 @@ from kdump_initramfs.model import TargetFacts
 from kdump_initramfs.rehearsal import qemu
 from kdump_initramfs.rehearsal.console import OnLine
 from tests import capture
-from tests.vm.debian import QUICK_FIRMWARE
 
 pytestmark = pytest.mark.guest
 
@@ -103,7 +102,7 @@ def boot(
         append=f"console=ttyS0 panic=5 no_timer_check nokaslr reset_devices mem={MEM}{elfcorehdr}",
         memory_mib=GUEST_MIB,
         disks=tuple(disks),
-        extra=(*QUICK_FIRMWARE, *(core.words if core else ()), *extra),
+        extra=(*(core.words if core else ()), *extra),
     )
     log = image.with_suffix(".console")
     ended = False
