@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from kdump_initramfs import __version__
-from kdump_initramfs.commands.common import PROGRAM, Command
+from kdump_initramfs.commands.common import PROGRAM, Command, HelpFormatter
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 
 logger = logging.getLogger("kdump_initramfs")
@@ -77,6 +77,7 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Builds, arms and proves the initramfs that saves a kernel crash dump.",
         allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     # Told what it is, argparse formats no usage (with shutil, and all its codecs) to find out.

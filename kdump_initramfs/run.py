@@ -2,21 +2,26 @@
 
 import logging
 import shlex
-import subprocess
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kdump_initramfs.errors import HostError
+
+if TYPE_CHECKING:
+    import subprocess
 
 logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
-def run(words: Sequence[str], *, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def run(words: Sequence[str], *, timeout_s: float = 60) -> "subprocess.CompletedProcess[str]":
     """Run a program to its end, whatever its exit status, and return what it said.
 
     Raises HostError where it cannot be started or does not end in time.
     """
+    import subprocess  # noqa: PLC0415 - most of what we are asked is answered without another program
+
     logger.debug("running %s", shlex.join(words))
     try:
         return subprocess.run(

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,11 +21,38 @@ if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - add_subparsers() returns just this
 
 _MIB = 1 << 20
+# Of a terminal that does not say.
+_COLUMNS = 80
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Knows the width of the terminal without shutil, which argparse asks for each option, and all its codecs."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+@cache
+def _columns() -> int:
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return os.get_terminal_size().columns or _COLUMNS
+    except OSError:
+        return _COLUMNS
 
 
 def add(verbs: "Verbs", name: str, command: Command, text: str, *, json: bool = False) -> argparse.ArgumentParser:
     """Add a verb with the options that all of them have, and return its parser."""
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
     verb.set_defaults(command=command)
     common = verb.add_argument_group("common options")
     common.add_argument("--root", metavar="DIR", default="/", help="the machine: / or a directory tree (default: /)")

@@ -3,7 +3,9 @@
 import argparse
 
 from kdump_initramfs.commands import common
+from kdump_initramfs.config import Config
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import Plan
 
 
 def add_verbs(verbs: "common.Verbs") -> None:
@@ -28,14 +30,20 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    from kdump_initramfs import build as spine
     from kdump_initramfs.loader import bootloader, needs, sizing
 
     root, config = Root(args.root), common.config(args)
-    found = needs.estimate(root, config, common.image(root, config, args.image), lambda: spine.plan(root, config))
+    found = needs.estimate(root, config, common.image(root, config, args.image), lambda: _plan(root, config))
     if args.json:
         common.print_json(found)
     else:
         print("\n".join(sizing.lines(found)))
         print(bootloader.edit(root, found.plain))
     return 0
+
+
+def _plan(root: Root, config: Config) -> Plan:
+    """Return what a build would put into an image, which is asked for where there is none."""
+    from kdump_initramfs import build
+
+    return build.plan(root, config)

@@ -19,32 +19,34 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fELF"
 _EI_CLASS, _EI_DATA = 4, 5  # positions in e_ident
+_E_MACHINE = slice(18, 20)
+_SIZES = {32: 52, 64: 64}  # of the header
 _MAX_NAMES_BYTES = 1 << 20  # of the names of sections
 _HEADER_BYTES = 64  # of the larger, 64-bit header
 
-# `uname -m` by e_machine, word size and byte order; x86_64 with 32 bits is x32.
+# `uname -m` by e_machine (elf.h), word size and byte order; x86_64 with 32 bits is x32.
 _MACHINES = {
-    ("EM_386", 32, "little"): "i686",
-    ("EM_X86_64", 64, "little"): "x86_64",
-    ("EM_X86_64", 32, "little"): "x86_64",
-    ("EM_AARCH64", 64, "little"): "aarch64",
-    ("EM_AARCH64", 64, "big"): "aarch64_be",
-    ("EM_ARM", 32, "little"): "armv7l",
-    ("EM_ARM", 32, "big"): "armv7b",
-    ("EM_PPC64", 64, "little"): "ppc64le",
-    ("EM_PPC64", 64, "big"): "ppc64",
-    ("EM_PPC", 32, "big"): "ppc",
-    ("EM_S390", 64, "big"): "s390x",
-    ("EM_S390", 32, "big"): "s390",
-    ("EM_RISCV", 64, "little"): "riscv64",
-    ("EM_RISCV", 32, "little"): "riscv32",
-    ("EM_LOONGARCH", 64, "little"): "loongarch64",
-    ("EM_MIPS", 64, "little"): "mips64",
-    ("EM_MIPS", 64, "big"): "mips64",
-    ("EM_MIPS", 32, "little"): "mips",
-    ("EM_MIPS", 32, "big"): "mips",
-    ("EM_SPARCV9", 64, "big"): "sparc64",
-    ("EM_PARISC", 32, "big"): "parisc",
+    (3, 32, "little"): "i686",
+    (62, 64, "little"): "x86_64",
+    (62, 32, "little"): "x86_64",
+    (183, 64, "little"): "aarch64",
+    (183, 64, "big"): "aarch64_be",
+    (40, 32, "little"): "armv7l",
+    (40, 32, "big"): "armv7b",
+    (21, 64, "little"): "ppc64le",
+    (21, 64, "big"): "ppc64",
+    (20, 32, "big"): "ppc",
+    (22, 64, "big"): "s390x",
+    (22, 32, "big"): "s390",
+    (243, 64, "little"): "riscv64",
+    (243, 32, "little"): "riscv32",
+    (258, 64, "little"): "loongarch64",
+    (8, 64, "little"): "mips64",
+    (8, 64, "big"): "mips64",
+    (8, 32, "little"): "mips",
+    (8, 32, "big"): "mips",
+    (43, 64, "big"): "sparc64",
+    (15, 32, "big"): "parisc",
 }
 
 
@@ -73,7 +75,7 @@ class _BrokenError(Exception):
 def read(stream: BinaryIO, path: str) -> ElfFile:
     """Return the facts of the ELF file in `stream`; `path` is for messages. Reads a few KiB of it."""
     try:
-        return _read(stream)
+        return _read(stream, path)
     except _BrokenError as error:
         raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
 
@@ -92,13 +94,16 @@ def modinfo(module: bytes, path: str) -> tuple[tuple[str, str], ...]:
 
 
 def machine(head: bytes, path: str) -> str:
-    """Return the machine that a file is for, as `uname -m` says it, from its first bytes."""
+    """Return the machine that a file is for, as `uname -m` says it, from its first bytes; its number if it is unknown.
+
+    Without pyelftools, whose import takes longer than all else that is done with a file of which this is asked.
+    """
     try:
-        structs = _layout(head[:16].ljust(16, b"\0"))
-        header: Any = structs.Elf_Ehdr.parse(_slice(head, 0, structs.Elf_Ehdr.sizeof()))
+        bits, order = _kind(head)
+        number = int.from_bytes(_slice(head, 0, _SIZES[bits])[_E_MACHINE], order)
     except _BrokenError as error:
         raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
-    return _machine(header, structs)
+    return _MACHINES.get((number, bits, order), str(number))
 
 
 def find_section(stream: BinaryIO, name: bytes, path: str) -> tuple[int, int] | None:
@@ -119,19 +124,12 @@ def find_section(stream: BinaryIO, name: bytes, path: str) -> tuple[int, int] | 
     return next(((each["sh_offset"], each["sh_size"]) for each in found), None)
 
 
-def _machine(header: Any, structs: "ELFStructs") -> str:
-    order = "little" if structs.little_endian else "big"
-    name = header["e_machine"]
-    return _MACHINES.get((name, structs.elfclass, order), str(name).removeprefix("EM_").lower())
-
-
-def _read(stream: BinaryIO) -> ElfFile:
+def _read(stream: BinaryIO, path: str) -> ElfFile:
     ident = _take(stream, 0, 16)
+    bits, endianness = _kind(ident)
     structs = _layout(ident)
-    header: Any = structs.Elf_Ehdr.parse(_take(stream, 0, structs.Elf_Ehdr.sizeof()))
-    segments = list(_segments(stream, structs, header))
-    bits: Literal[32, 64] = 64 if structs.elfclass == 64 else 32
-    endianness: Literal["little", "big"] = "little" if structs.little_endian else "big"
+    head = _take(stream, 0, structs.Elf_Ehdr.sizeof())
+    segments = list(_segments(stream, structs, structs.Elf_Ehdr.parse(head)))
     interpreter = ""
     dynamic: dict[str, list[str]] = {}
     for segment in segments:
@@ -140,7 +138,7 @@ def _read(stream: BinaryIO) -> ElfFile:
         elif segment["p_type"] == "PT_DYNAMIC":
             dynamic = _dynamic(stream, structs, segment, segments)
     return ElfFile(
-        machine=_machine(header, structs),
+        machine=machine(head, path),
         bits=bits,
         endianness=endianness,
         interpreter=interpreter,
@@ -151,19 +149,26 @@ def _read(stream: BinaryIO) -> ElfFile:
     )
 
 
-def _layout(ident: bytes) -> "ELFStructs":
-    """Return the structures for the word size and byte order that e_ident names."""
-    if ident[:4] != MAGIC:
+def _kind(ident: bytes) -> tuple[Literal[32, 64], Literal["little", "big"]]:
+    """Return the word size and byte order that e_ident names."""
+    if ident[:4] != MAGIC or len(ident) <= _EI_DATA:
         raise _BrokenError("not an ELF file")
-    bits = {1: 32, 2: 64}.get(ident[_EI_CLASS])
-    little = {1: True, 2: False}.get(ident[_EI_DATA])
-    if bits is None or little is None:
+    sizes: dict[int, Literal[32, 64]] = {1: 32, 2: 64}
+    orders: dict[int, Literal["little", "big"]] = {1: "little", 2: "big"}
+    bits, order = sizes.get(ident[_EI_CLASS]), orders.get(ident[_EI_DATA])
+    if bits is None or order is None:
         raise _BrokenError("an ELF file of unknown class or byte order")
-    return _structs(bits, little_endian=little)
+    return bits, order
+
+
+def _layout(ident: bytes) -> "ELFStructs":
+    bits, order = _kind(ident)
+    return _structs(bits, little_endian=order == "little")
 
 
 @cache
 def _structs(bits: int, *, little_endian: bool) -> "ELFStructs":
+    """Return the structures for that word size and byte order."""
     from elftools.elf.structs import ELFStructs  # noqa: PLC0415 - 25 ms that few subcommands need to pay
 
     structs = ELFStructs(little_endian=little_endian, elfclass=bits)

@@ -1,7 +1,6 @@
 """The LUKS header: its UUID, and how much memory opening it takes (LUKS2 On-Disk Format Specification, 2.1 and 3)."""
 
-import json
-
+import msgspec
 from msgspec import Struct
 
 # Both versions have the magic at 0 and the UUID, as text, at 168.
@@ -30,7 +29,7 @@ def parse(head: bytes) -> Luks | None:
         return Luks(version=1, uuid=uuid, kdf_kib=0)
     size_bytes = int.from_bytes(head[8:16], "big")
     try:
-        area = json.loads(head[_JSON_OFFSET : min(size_bytes, HEAD_BYTES)].split(b"\0")[0])
+        area = msgspec.json.decode(head[_JSON_OFFSET : min(size_bytes, HEAD_BYTES)].split(b"\0")[0])
         slots = [slot["kdf"] for slot in area["keyslots"].values()]
         return Luks(version=version, uuid=uuid, kdf_kib=max((int(kdf.get("memory", 0)) for kdf in slots), default=0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

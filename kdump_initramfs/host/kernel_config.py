@@ -1,8 +1,10 @@
 """The configuration that a kernel was built with: where it is, and what it says of an option."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -23,10 +25,10 @@ class KernelConfig(Struct, frozen=True, kw_only=True):
         return self.options.get(option) in ("y", "m")
 
 
+@lru_cache(maxsize=2)
 def parse(text: str) -> Mapping[str, str]:
-    """Return the options that are set."""
-    lines = (line[7:].partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
-    return {name: value for name, equals, value in lines if equals}
+    """Return the options that are set. Kept for the next caller: the running kernel's is asked for again and again."""
+    return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.ASCII | re.MULTILINE))
 
 
 def places(release: str, image_dir: str, modules_dir: str) -> Iterator[str]:

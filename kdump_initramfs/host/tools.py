@@ -1,6 +1,5 @@
 """Programs of the machine that a capture image may take along, and what they can do, read from their files."""
 
-import io
 from collections.abc import Iterator
 
 from kdump_initramfs.formats import elf
@@ -10,8 +9,13 @@ from kdump_initramfs.model import Tools
 DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 # What makedumpfile compresses with is decided when it is compiled, and its libraries tell: Debian's 1.7.2 accepts -p
-# and -z without them and writes uncompressed.
-_COMPRESSION_LIBRARIES = {"liblzo2.so": "lzo", "libsnappy.so": "snappy", "libzstd.so": "zstd", "libz.so": "zlib"}
+# and -z without them and writes uncompressed. Each name follows a NUL in the table of strings for the dynamic linker.
+_COMPRESSION_LIBRARIES = {
+    b"\0liblzo2.so": "lzo",
+    b"\0libsnappy.so": "snappy",
+    b"\0libzstd.so": "zstd",
+    b"\0libz.so": "zlib",
+}
 
 # busybox holds the names of its applets, sorted, each ending in NUL, in one table (applets/applet_tables.c); these two
 # names come first in it.
@@ -46,8 +50,8 @@ def machine(root: Root) -> str:
     """Return what `uname -m` says on machines that run this root, from the ELF header of its shell; "" if unknown."""
     for path in ("/bin/sh", "/bin/busybox", "/usr/bin/env"):
         content = root.read_bytes(path)
-        if content and content.startswith(b"\x7fELF"):
-            return elf.read(io.BytesIO(content), path).machine
+        if content and content.startswith(elf.MAGIC):
+            return elf.machine(content, path)
     return ""
 
 
@@ -74,7 +78,5 @@ def parse_applets(content: bytes) -> tuple[str, ...]:
 
 
 def _compressions(root: Root, path: str) -> tuple[str, ...]:
-    needed = elf.read(io.BytesIO(root.read_bytes(path) or b""), path).needed
-    return tuple(
-        kind for library, kind in _COMPRESSION_LIBRARIES.items() if any(name.startswith(library) for name in needed)
-    )
+    content = root.read_bytes(path) or b""
+    return tuple(kind for library, kind in _COMPRESSION_LIBRARIES.items() if library in content)

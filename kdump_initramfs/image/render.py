@@ -2,14 +2,18 @@
 
 import shlex
 from functools import cache
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from kdump_initramfs import resources
 
+if TYPE_CHECKING:
+    import jinja2
+
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2  # noqa: PLC0415 - half of what is imported for a build, and no estimate renders anything
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resources.directory("templates")),
         undefined=jinja2.StrictUndefined,

@@ -4,7 +4,6 @@ The next kexec_file_load(2) copies the logon keys whose descriptions stand in co
 Documentation/admin-guide/kdump/kdump.rst). Only what a key is called passes through here, never the key.
 """
 
-import ctypes
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -95,19 +94,22 @@ def _is_within_reach(description: str) -> bool:
     if _has_key(description):
         return True
     # A service of systemd has a session keyring that does not lead to root's own (KeyringMode= in systemd.exec(5)).
-    _call(_KEYCTL, ctypes.c_long(_LINK), ctypes.c_long(_USER_KEYRING), ctypes.c_long(_SESSION_KEYRING))
+    _call(_KEYCTL, _LINK, _USER_KEYRING, _SESSION_KEYRING)
     return _has_key(description)
 
 
 def _has_key(description: str) -> bool:
-    return _call(_REQUEST_KEY, b"logon", description.encode("utf-8", "surrogateescape"), None, ctypes.c_long(0))
+    return _call(_REQUEST_KEY, b"logon", description.encode("utf-8", "surrogateescape"), None, 0)
 
 
-def _call(number: int, *arguments: object) -> bool:
+def _call(number: int, *arguments: int | bytes | None) -> bool:
     """Make a system call that glibc has no function for, and tell whether it succeeded."""
+    import ctypes  # noqa: PLC0415 - few machines hand over keys
+
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
-    if syscall(ctypes.c_long(number), *arguments) >= 0:
+    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in (number, *arguments)]
+    if syscall(*words) >= 0:
         return True
     logger.debug("system call %d: %s", number, os.strerror(ctypes.get_errno()))
     return False
