@@ -160,9 +160,8 @@ def _guest(release: str, directory: Path, hardware: Hardware, append: str) -> Gu
 
 
 def _command_line(append: str) -> str:
-    # systemd's running lights make half of the console; on a busy machine the emulated timer may come too late for the
-    # kernel to believe in it; nobody runs guests in this guest, and kvm takes 4 s to load.
-    quiet = "systemd.show_status=no no_timer_check modprobe.blacklist=kvm,kvm_amd,kvm_intel"
+    # systemd's running lights make half of the console; nobody runs guests in this guest, and kvm takes 4 s to load.
+    quiet = f"{kernels.FRUGAL} systemd.show_status=no modprobe.blacklist=kvm,kvm_amd,kvm_intel"
     return f"root=/dev/disk/by-id/virtio-root rw console={MACHINES[MACHINE].console} {quiet} {append}"
 
 

@@ -15,7 +15,7 @@ from kdump_initramfs.rehearsal.qemu import Bus
 from tests import capture
 from tests.vm import powercut
 from tests.vm.debian import Hardware, run_script
-from tests.vm.storage import RELEASE, SCRIPTS, last_words
+from tests.vm.storage import CLOUD_RELEASE, SCRIPTS, last_words
 from tests.vm.test_raw import raw
 
 _MIB = 1 << 20
@@ -76,7 +76,7 @@ def _copy_of_stack(kind: str, directory: Path, factory: pytest.TempPathFactory) 
 
 def _stacks(factory: pytest.TempPathFactory) -> Path:
     """Return the directory of what a guest has made; the first who asks makes it, of all processes that test."""
-    if not RELEASE:
+    if not CLOUD_RELEASE:
         pytest.skip("tests/run makes the Debian guest")
     base = factory.getbasetemp()
     # A process of several that test side by side has a directory of its own, below the common one.
@@ -91,7 +91,7 @@ def _stacks(factory: pytest.TempPathFactory) -> Path:
 
 def _make_stacks(place: Path) -> None:
     disks: dict[str, Bus] = {serial: "virtio-blk" for serials in STACKS.values() for serial in serials}
-    report = run_script(RELEASE, SCRIPTS / "fault_targets.sh", place, hardware=Hardware(disks=disks))
+    report = run_script(CLOUD_RELEASE, SCRIPTS / "fault_targets.sh", place, hardware=Hardware(disks=disks))
     assert report.status == 0, last_words(report)
     (place / "key").write_bytes(report.files["key"])
     (place / "key").chmod(0o600)

@@ -23,7 +23,7 @@ from kdump_initramfs.dumps import store
 from kdump_initramfs.model import TargetFacts
 from kdump_initramfs.rehearsal import qemu
 from kdump_initramfs.rehearsal.console import OnLine
-from tests import capture
+from tests import capture, kernels
 
 pytestmark = pytest.mark.guest
 
@@ -98,8 +98,7 @@ def boot(
     guest = qemu.Guest(
         kernel=capture.booted_kernel(kernel),
         initrd=str(image),
-        # no_timer_check: on a busy machine the emulated timer may come too late for the kernel to believe in it.
-        append=f"console=ttyS0 panic=5 no_timer_check nokaslr reset_devices mem={MEM}{elfcorehdr}",
+        append=f"console=ttyS0 panic=5 {kernels.FRUGAL} nokaslr reset_devices mem={MEM}{elfcorehdr}",
         memory_mib=GUEST_MIB,
         disks=tuple(disks),
         extra=(*(core.words if core else ()), *extra),

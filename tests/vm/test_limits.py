@@ -1,9 +1,12 @@
 """What takes too long, does not fit or hangs: without a first kernel, on a made-up core, as in test_faults."""
 
 import gzip
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 from msgspec.structs import replace
 
 from kdump_initramfs.dumps import store
@@ -34,9 +37,17 @@ def only_dump(disk: Path, directory: Path) -> store.Dump:
     return dump
 
 
+# What a copy is called, and how it is unpacked.
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "vmcore.gz": gzip.decompress,
+    "vmcore.zst": lambda packed: zstandard.ZstdDecompressor().stream_reader(packed).read(),
+}
+
+
 def assert_copied(dump: store.Dump, core: direct.Core) -> None:
     assert dump.is_complete
-    assert gzip.decompress((Path(dump.path) / "vmcore.gz").read_bytes()).endswith(core.memory)
+    (name,) = UNPACK.keys() & os.listdir(dump.path)
+    assert UNPACK[name](Path(dump.path, name).read_bytes()).endswith(core.memory)
 
 
 def test_a_collector_without_progress_gives_way_to_the_next(tmp_path: Path, core: direct.Core) -> None:
@@ -91,7 +102,8 @@ def script(path: Path, text: str) -> str:
 def test_scripts_of_the_administrator_run_before_and_after(tmp_path: Path, core: direct.Core) -> None:
     before = script(tmp_path / "before", "echo before >/dev/console; sleep 1000")
     after = script(tmp_path / "after", 'echo "after: $*" >/dev/console; exit 3')
-    words = ("capture.hook_timeout_s=3", f'capture.pre=["{before}"]', f'capture.post=["{after}"]')
+    packed = ("vmcore.collector=copy", "vmcore.compression=zstd")
+    words = (*packed, "capture.hook_timeout_s=3", f'capture.pre=["{before}"]', f'capture.post=["{after}"]')
     image = make_image(tmp_path, capture.facts(capture.target()), *words)
     disk = direct.make_disk(tmp_path / "disk")
     ran = direct.boot(image, [qemu.Disk(path=str(disk))], core)

@@ -83,7 +83,7 @@ def build(directory: Path, first: Made, fault: Fault) -> Path:
     image = directory / "capture.img"
     words = (direct.DEVICE_TIMEOUT, f"capture.deadline_s={DEADLINE_S}", *fault.overrides)
     host = replace(capture.facts(first.target, OTHER), crypttab=first.crypttab)
-    capture.build_image(capture.release("generic"), host, image, *words)
+    capture.build_image(capture.release("cloud"), host, image, *words)
     check = CHECK.replace("SIZE", str(CORE_MIB * _MIB))
     patches = {
         MAKEDUMPFILE: lambda _: SAVES_LOG + fault.collector,
@@ -151,13 +151,13 @@ def crash(directory: Path, first: Made, fault: Fault, core: direct.Core) -> dire
     image, monitor = build(directory, first, fault), directory / "monitor"
     words = (*drives(directory, first, fault), *fault.extra)
     if fault.killed_at:
-        cut = direct.boot(image, core=core, kind="generic", extra=words, on_line=direct.stop_at(fault.killed_at))
+        cut = direct.boot(image, core=core, extra=words, on_line=direct.stop_at(fault.killed_at))
         assert not cut.ended
     on_line = None
     if fault.on_line:
         words += ("-qmp", f"unix:{monitor},server=on,wait=off")
         on_line = acts(fault, monitor)
-    return direct.boot(image, core=core, kind="generic", extra=words, on_line=on_line, timeout_s=DEADLINE_S + 60)
+    return direct.boot(image, core=core, extra=words, on_line=on_line, timeout_s=DEADLINE_S + 60)
 
 
 def check_where(ran: direct.Ran, expected: str, fault: Fault) -> int:

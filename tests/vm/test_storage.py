@@ -7,7 +7,7 @@ import pytest
 
 from tests.vm.cases import CASES, Case
 from tests.vm.debian import Hardware, run_script
-from tests.vm.storage import APPEND, RELEASE, SCRIPTS, crash, last_words, marks
+from tests.vm.storage import APPEND, CLOUD_RELEASE, SCRIPTS, crash, last_words, marks
 
 pytestmark = marks
 
@@ -28,7 +28,7 @@ def test_crash_is_saved_on(name: str, tmp_path: Path) -> None:
 def test_what_could_not_be_opened_after_a_crash_is_refused_with_its_remedy(tmp_path: Path) -> None:
     # cryptsetup gives Argon2 no more than half of the memory.
     hardware = Hardware(memory_mib=1024)
-    report = run_script(RELEASE, SCRIPTS / "refusals.sh", tmp_path, hardware=hardware, append=APPEND)
+    report = run_script(CLOUD_RELEASE, SCRIPTS / "refusals.sh", tmp_path, hardware=hardware, append=APPEND)
     assert report.status == 0, last_words(report)
     said = {name: content.decode() for name, content in report.files.items()}
     assert "is opened by a passphrase, which nobody can type after a crash" in said["passphrase"]
