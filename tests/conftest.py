@@ -9,7 +9,7 @@ import pytest
 from kdump_initramfs import build as spine
 from kdump_initramfs import config
 from kdump_initramfs.host.root import Root
-from tests import saving, trees
+from tests import command, saving, trees
 from tests.capture import Environment
 
 Content = str | bytes | Path
@@ -76,6 +76,16 @@ def image(machine: Root, tmp_path: Path) -> str:
     path = str(tmp_path / "it's an image.img")
     spine.build(machine, config.Config(), output=path)
     return path
+
+
+@pytest.fixture
+def built(host_root: Callable[[str], Root], tmp_path: Path) -> tuple[Path, Path]:
+    """Return a machine and an image that was built for it."""
+    machine = host_root("debian-lvm-ext4")
+    image = tmp_path / "crash.img"
+    result = command.run("build", "--root", machine.directory, "-o", str(image), "-q")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    return Path(machine.directory), image
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
-"""The command line, run as a process: exit statuses, what goes to which stream, and what is said about bad input."""
+"""The command line, run as a process: exit statuses, loading, what goes to which stream, odd environments."""
 
 import argparse
 import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,27 +13,16 @@ from pathlib import Path
 import pytest
 
 from kdump_initramfs import __version__, cli
-from kdump_initramfs.formats import cpio
 from kdump_initramfs.host.root import Root
 from tests import command, trees
 
 RELEASE = "6.1.0-35-amd64"
-HOOKS = "etc/kdump-initramfs/hooks"
 
 
 @pytest.fixture
 def machine(host_root: Callable[[str], Root]) -> Path:
     """Return the root of a machine for which an image can be built."""
     return Path(host_root("debian-lvm-ext4").directory)
-
-
-@pytest.fixture
-def built(machine: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Return a machine and an image that was built for it."""
-    image = tmp_path / "crash.img"
-    result = command.run("build", "--root", str(machine), "-o", str(image), "-q")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    return machine, image
 
 
 def change(machine: Path, tree: str) -> None:
@@ -51,220 +39,6 @@ def test_each_verb_is_in_one_group_and_needs_no_other() -> None:
 
 def verbs_of(parser: argparse.ArgumentParser) -> set[str]:
     return set(re.findall(r"^    ([a-z-]+)", parser.format_help(), re.MULTILINE))
-
-
-# --- bad input ---------------------------------------------------------------------------------------------------
-
-BAD_INPUT = {
-    "no kernel of that version": (
-        "",
-        ["9.9.9-none"],
-        "/lib/modules/9.9.9-none: no such kernel is installed",
-        f"installed kernels: {RELEASE}",
-    ),
-    "no modules.dep": (
-        f"remove /usr/lib/modules/{RELEASE}/modules.dep",
-        [],
-        f"/lib/modules/{RELEASE}: has no modules.dep",
-        f"run: depmod {RELEASE}",
-    ),
-    "no modules": (
-        "remove /usr/lib/modules",
-        [],
-        f"/lib/modules/{RELEASE}: no such kernel is installed",
-        "install a kernel with its modules",
-    ),
-    "no kernel image": (
-        f"remove /boot/vmlinuz-{RELEASE}",
-        [],
-        f"kernel {RELEASE}: no bootable image in /boot, /usr/lib/modules/{RELEASE}, ",
-        "--set kernel.image=PATH",
-    ),
-    "another kernel's image": (
-        f"kernel /boot/vmlinuz-{RELEASE} 5.10.0-1-amd64",
-        [],
-        f"passed over: /boot/vmlinuz-{RELEASE} (is kernel 5.10.0-1-amd64)",
-        "kernel.image",
-    ),
-    "a release that is a path": ("", ["../../etc"], "../../etc: not the name of a kernel release", RELEASE),
-    "nothing running and none named": (
-        "remove /proc/sys/kernel/osrelease",
-        [],
-        "no running kernel to be seen",
-        "name the kernel",
-    ),
-    "no busybox": ("remove /usr/bin/busybox", [], "busybox: no such program", "busybox-static"),
-    "no lvm": ("remove /usr/sbin/lvm", [], "lvm: no such program", "install lvm2"),
-    "nothing to save the log with": (
-        "remove /usr/bin/makedumpfile",
-        [],
-        "makedumpfile, vmcore-dmesg: neither is there",
-        "install makedumpfile",
-    ),
-    "makedumpfile asked for and not there": (
-        "remove /usr/bin/makedumpfile\nelf /usr/bin/vmcore-dmesg",
-        ["--set", "vmcore.collector=makedumpfile"],
-        "makedumpfile: no such program, but vmcore.collector asks for it",
-        "leave vmcore.collector at auto",
-    ),
-    "a compression that makedumpfile lacks": (
-        "",
-        ["--set", "vmcore.compression=zstd"],
-        "/usr/bin/makedumpfile: was built without zstd",
-        "it can: lzo, zlib",
-    ),
-    "a compression that the kernel lacks": (
-        f"file /boot/config-{RELEASE} CONFIG_RD_GZIP=y",
-        ["--set", "image.compression=zstd"],
-        f"kernel {RELEASE}: cannot unpack zstd (CONFIG_RD_ZSTD)",
-        "it can unpack: gzip",
-    ),
-    "no library": (
-        "remove /usr/lib/x86_64-linux-gnu/liblzo2.so.2",
-        [],
-        "/usr/bin/makedumpfile: needs the library liblzo2.so.2, which is not there",
-        "install the package that holds liblzo2.so.2",
-    ),
-    "no such extra program": (
-        "",
-        ["--set", 'image.extra_binaries=["gdb"]'],
-        "gdb: no such program",
-        "image.extra_binaries",
-    ),
-    "no such extra module": (
-        "",
-        ["--set", 'image.extra_modules=["nbd"]'],
-        f"/lib/modules/{RELEASE}: this kernel has no module nbd",
-        "mend the name",
-    ),
-    "no such extra file": (
-        "",
-        ["--set", 'image.extra_files=["/etc/nothing"]'],
-        "/etc/nothing: no such file",
-        "image.extra_files",
-    ),
-    "target directory absent": (
-        "remove /var/crash",
-        [],
-        "/var/crash: no such directory",
-        "mkdir -m 0700 -p /var/crash",
-    ),
-    "target directory is a file": ("file /var/crash x", [], "/var/crash: is no directory", "mkdir"),
-    "file system that cannot be mounted": (
-        "file /proc/self/mountinfo 28 1 254:1 / / rw - nilfs2 /dev/vda1 rw",
-        [],
-        "/var/crash: on nilfs2, which the capture environment cannot mount",
-        "ext2, ext3, ext4, xfs",
-    ),
-    "memory file system": (
-        "file /proc/self/mountinfo 28 1 0:25 / / rw - tmpfs tmpfs rw",
-        [],
-        "/var/crash: on tmpfs (tmpfs), which is not on a block device",
-        "[[target]]",
-    ),
-    "no /proc": ("remove /proc/self", [], "has no /proc/self/mountinfo", "--facts"),
-    "no /sys": ("remove /sys", [], "/sys/dev/block/253:1: no such block device", "mount /sys"),
-    "hook with a syntax error in Python": (
-        f"file /{HOOKS}/45-bad.py\n| def contribute(config, host):\n|     return (",
-        [],
-        f"{HOOKS}/45-bad.py:2: '(' was never closed",
-        "mend or mask this hook",
-    ),
-    "hook with a syntax error in shell": (
-        f"file /{HOOKS}/45-bad.sh\n| #!/bin/sh\n| if true; then\n|     echo",
-        [],
-        f"{HOOKS}/45-bad.sh: ",
-        "mend or mask this hook",
-    ),
-    "configuration that is no TOML": (
-        "file /etc/kdump-initramfs/config.toml [vmcore",
-        [],
-        "etc/kdump-initramfs/config.toml: ",
-        "TOML",
-    ),
-    "unknown key": (
-        "file /etc/kdump-initramfs/conf.d/10-site.toml vmcore.dumplevel = 1",
-        [],
-        "conf.d/10-site.toml: vmcore.dumplevel: unknown key",
-        "did you mean vmcore.dump_level?",
-    ),
-    "configuration file absent": (
-        "",
-        ["--config", "/no/such.toml"],
-        "/no/such.toml: No such file or directory",
-        "name",
-    ),
-    "facts absent": ("", ["--facts", "/no/such.json"], "/no/such.json: No such file or directory", "probe --json"),
-    "facts that are none": ("", ["--facts", __file__], f"{__file__}: ", "probe --json"),
-}
-
-
-@pytest.mark.parametrize(("tree", "arguments", "problem", "hint"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
-def test_bad_input_is_one_line_with_a_remedy_and_leaves_everything_as_it_was(
-    tree: str, arguments: list[str], problem: str, hint: str, machine: Path, tmp_path: Path
-) -> None:
-    change(machine, tree)
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "crash.img").write_bytes(b"old image")
-    (output / "crash.img.json").write_bytes(b"old record")
-    result = command.run("build", *arguments, "--root", str(machine), "-o", str(output / "crash.img"))
-    said, remedy = command.complaint(result)
-    assert problem in said
-    assert hint in remedy
-    assert contents(output) == {"crash.img": b"old image", "crash.img.json": b"old record"}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
-
-
-def test_output_directory_that_is_missing_is_named(machine: Path, tmp_path: Path) -> None:
-    output = tmp_path / "missing" / "crash.img"
-    said, remedy = command.complaint(command.run("build", "--root", str(machine), "-o", str(output)))
-    assert said == f"{tmp_path}/missing: no such directory"
-    assert remedy == f"create it: mkdir -m 0700 -p {tmp_path}/missing"
-    assert not output.parent.exists()
-
-
-def test_output_directory_that_is_a_file_is_named(machine: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    said, _ = command.complaint(command.run("build", "--root", str(machine), "-o", str(tmp_path / "file" / "x.img")))
-    assert said == f"{tmp_path}/file: Not a directory"
-
-
-def test_default_output_directory_is_made_for_root_alone(machine: Path) -> None:
-    result = command.run("build", "--root", str(machine))
-    directory = machine / "var/lib/kdump-initramfs"
-    assert result.returncode == 0
-    assert sorted(os.listdir(directory)) == [f"initrd-{RELEASE}.img", f"initrd-{RELEASE}.img.json"]
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-
-
-def test_default_output_directory_that_cannot_be_made_is_named(machine: Path) -> None:
-    change(machine, "file /var/lib x")
-    said, _ = command.complaint(command.run("build", "--root", str(machine)))
-    assert "var/lib" in said
-
-
-def test_several_problems_are_all_named_in_one_run(host_root: Callable[[str], Root]) -> None:
-    root = host_root("several-problems")
-    result = command.run("plan", "--root", root.directory)
-    problems = [line for line in result.stderr.splitlines() if not line.startswith(f"{command.PREFIX}  hint: ")]
-    assert result.returncode == 1
-    assert [line.removeprefix(command.PREFIX).split(":")[0] for line in problems] == [
-        "/var/crash",
-        "/srv/crash",
-        "UUID=99887766-5544-3322-1100-FFEEDDCCBBAA",
-    ]
-
-
-def test_without_makedumpfile_a_plain_copy_is_built_in(machine: Path) -> None:
-    change(machine, "remove /usr/bin/makedumpfile\nelf /usr/bin/vmcore-dmesg")
-    result = command.run("plan", "--root", str(machine), "--json")
-    assert result.returncode == 0
-    settings = next(entry for entry in json.loads(result.stdout)["entries"] if entry["path"] == "/etc/kdump/settings")
-    assert "export KDUMP_COLLECTORS=copy\n" in settings["content"]
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -503,104 +277,3 @@ def test_installed_program_imports_nothing_from_the_working_directory(machine: P
 def test_odd_environments_change_nothing(variables: dict[str, str], machine: Path) -> None:
     usual = command.run("plan", "--root", str(machine))
     assert command.run("plan", "--root", str(machine), env=command.environment(**variables)).stdout == usual.stdout
-
-
-# --- inspect -----------------------------------------------------------------------------------------------------
-
-
-def test_listing_has_a_line_for_every_entry(built: tuple[Path, Path]) -> None:
-    machine, image = built
-    lines = command.run("inspect", str(image)).stdout.splitlines()
-    assert "crw------- " in next(line for line in lines if line.endswith("/dev/console"))
-    assert next(line for line in lines if "/usr/bin/sh " in line).endswith(" -> /usr/bin/busybox")
-    plan = [line for line in command.run("plan", "--root", str(machine)).stdout.splitlines() if line]
-    assert len(lines) == len(plan) + 1  # the manifest
-
-
-def test_one_file_of_an_image_is_printed(built: tuple[Path, Path]) -> None:
-    _, image = built
-    lines = command.run("inspect", str(image), "/etc/kdump/modules").stdout.splitlines()
-    assert lines[-1] == f"/lib/modules/{RELEASE}/ext4.ko"
-
-
-def test_manifest_inside_is_printed_as_it_is_beside(built: tuple[Path, Path]) -> None:
-    _, image = built
-    inside = json.loads(command.run("inspect", "--manifest", str(image)).stdout)
-    assert inside == json.loads(Path(f"{image}.json").read_text())["manifest"]
-
-
-def test_two_images_are_compared(built: tuple[Path, Path], tmp_path: Path) -> None:
-    machine, image = built
-    other = tmp_path / "other.img"
-    assert command.run("inspect", str(image), "--diff", str(image)).stdout == "no differences\n"
-    change(machine, "elf /usr/sbin/lvm needed=libc.so.6 interp=/lib64/ld-linux-x86-64.so.2")
-    assert command.run("build", "--root", str(machine), "-o", str(other), "--set", "capture.cpus=2").returncode == 0
-    lines = command.run("inspect", str(image), "--diff", str(other)).stdout.splitlines()
-    assert "- /usr/lib/x86_64-linux-gnu/libdevmapper.so.1.02.1" in lines
-    assert any(line.startswith("~ /usr/sbin/lvm (") for line in lines)
-    assert any(line.startswith("~ /etc/kdump/manifest.json (") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (["/etc/nothing"], "has no /etc/nothing"),
-        (["--diff", "/no/such.img"], "/no/such.img: No such file or directory"),
-    ],
-)
-def test_what_an_image_lacks_is_named(arguments: list[str], problem: str, built: tuple[Path, Path]) -> None:
-    said, _ = command.complaint(command.run("inspect", str(built[1]), *arguments))
-    assert problem in said
-
-
-def test_image_is_extracted_as_the_kernel_would_unpack_it(built: tuple[Path, Path], tmp_path: Path) -> None:
-    _, image = built
-    place = tmp_path / "unpacked"
-    assert command.run("inspect", str(image), "--extract", str(place)).returncode == 0
-    assert os.access(place / "init", os.X_OK)
-    assert (place / "usr/bin/sh").readlink() == Path("/usr/bin/busybox")
-    assert stat.S_IMODE((place / "etc/kdump/settings").stat().st_mode) == 0o600
-    said, _ = command.complaint(command.run("inspect", str(image), "--extract", str(place)))
-    assert said == f"{place}: is not empty"
-
-
-LEADING_OUT: dict[str, list[tuple[str, int, bytes]]] = {
-    "two dots": [("../marker", stat.S_IFREG | 0o644, b"x")],
-    "two dots further in": [("etc", stat.S_IFDIR | 0o755, b""), ("etc/../../marker", stat.S_IFREG | 0o644, b"x")],
-    "a link to the outside": [("link", stat.S_IFLNK | 0o777, b".."), ("link/marker", stat.S_IFREG | 0o644, b"x")],
-    "a link in place of the file": [
-        ("file", stat.S_IFLNK | 0o777, b"../marker"),
-        ("file", stat.S_IFREG | 0o644, b"x"),
-    ],
-    "a directory through a link": [("link", stat.S_IFLNK | 0o777, b".."), ("link/marker", stat.S_IFDIR | 0o755, b"")],
-    "a directory that is a link": [("link", stat.S_IFLNK | 0o777, b"../target"), ("link", stat.S_IFDIR | 0o777, b"")],
-}
-
-
-@pytest.mark.parametrize("members", LEADING_OUT.values(), ids=LEADING_OUT.keys())
-def test_hostile_archive_does_not_lead_out_of_the_directory(
-    members: list[tuple[str, int, bytes]], tmp_path: Path
-) -> None:
-    image = tmp_path / "hostile.img"
-    with open(image, "wb") as stream:
-        writer = cpio.Writer(stream.write)
-        for name, mode, data in members:
-            writer.add(name, mode, data)
-        writer.finish()
-    target = tmp_path / "target"
-    target.mkdir(mode=0o700)
-    result = command.run("inspect", str(image), "--extract", str(tmp_path / "place"))
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "marker").exists()
-    assert stat.S_IMODE(target.stat().st_mode) == 0o700
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 200, b"\x28\xb5\x2f\xfd broken", b"\x1f\x8b broken"])
-def test_file_that_is_no_image_is_one_line(content: bytes, tmp_path: Path) -> None:
-    image = tmp_path / "broken.img"
-    image.write_bytes(content)
-    result = command.run("inspect", str(image))
-    assert result.returncode == 1
-    assert result.stdout == ""
-    assert len([line for line in result.stderr.splitlines() if "hint:" not in line]) == 1
