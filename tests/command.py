@@ -13,7 +13,8 @@ PREFIX = "kdump-initramfs: "
 def environment(**changes: str) -> dict[str, str]:
     """Return an environment in which this checkout can be imported, and nothing else is inherited.
 
-    No cache of bytecode is written: a process that is broken on purpose would leave half of one in the checkout.
+    No cache of bytecode is written, only read: a process that is broken on purpose would leave half of one in the
+    checkout.
     """
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
     return {**own, **changes}
