@@ -201,28 +201,6 @@ CASES = {
             }
         """,
     ),
-    "luks-on-lvm": Case(
-        needs=("dm_crypt",),
-        script="""
-            make_storage() {
-                vgcreate lower "$DISKS/data"
-                lvcreate --extents 100%FREE --name secret lower
-                key_file /etc/keys/disk
-                cryptsetup luksFormat --batch-mode --type luks1 --pbkdf-force-iterations 1000 \\
-                    /dev/lower/secret /etc/keys/disk
-                cryptsetup open --key-file /etc/keys/disk /dev/lower/secret crash
-                echo 'crash /dev/lower/secret /etc/keys/disk luks' >> /etc/crypttab
-                mkfs.ext4 -q /dev/mapper/crash
-                mount_new ext4 /dev/mapper/crash
-            }
-            open_storage() {
-                udevadm settle
-                vgchange --activate y lower
-                cryptsetup open --key-file /etc/keys/disk /dev/lower/secret crash
-                mount /var/crash
-            }
-        """,
-    ),
     "bind-mount-behind-a-link-on-nvme": Case(
         disks={"data": "nvme"},
         needs=("xfs",),
@@ -310,27 +288,6 @@ CASES = {
             }
         """,
     ),
-    "lvm-cached": Case(
-        disks={"slow": "virtio-scsi", "fast": "virtio-blk"},
-        needs=("dm_cache", "dm_cache_smq"),
-        # What was written last is on the fast disk alone.
-        script="""
-            make_storage() {
-                vgcreate cached "$DISKS/slow" "$DISKS/fast"
-                lvcreate --size 600M --name crash cached "$DISKS/slow"
-                lvcreate --type cache --cachemode writeback --size 64M cached/crash "$DISKS/fast"
-                mkfs.ext4 -q /dev/cached/crash
-                mount_new ext4 /dev/cached/crash
-            }
-            open_storage() {
-                vgchange --activate y cached
-                mount /var/crash
-            }
-            check_storage() {
-                lvs --noheadings -o segtype,cache_mode cached/crash | grep 'cache *writeback'
-            }
-        """,
-    ),
     "md-raid0-of-raid5-one-degraded-and-dirty": Case(
         disks={"one": "virtio-blk", "two": "nvme"},
         needs=("raid0", "raid456"),
@@ -369,42 +326,64 @@ CASES = {
         """,
         waits=True,
     ),
-    "md-raid6-on-mbr-partitions": Case(
+    "luks1-on-lvm-on-md-raid6-on-mbr-partitions": Case(
         disks={"data": "virtio-scsi"},
-        needs=("raid456",),
-        # The last member is a logical partition, in the fourth.
+        needs=("raid456", "dm_crypt"),
+        # The last member of the array is a logical partition, in the fourth.
         script="""
             make_storage() {
                 set -- $(partitions data dos size=150M size=150M size=150M type=extended size=150M)
                 [ $# = 5 ]
                 array six 6 "$1" "$2" "$3" "$5"
-                mkfs.ext4 -q /dev/md/six
-                mount_new ext4 /dev/md/six
+                vgcreate lower /dev/md/six
+                lvcreate --extents 100%FREE --name secret lower
+                key_file /etc/keys/disk
+                cryptsetup luksFormat --batch-mode --type luks1 --pbkdf-force-iterations 1000 \\
+                    /dev/lower/secret /etc/keys/disk
+                cryptsetup open --key-file /etc/keys/disk /dev/lower/secret crash
+                echo 'crash /dev/lower/secret /etc/keys/disk luks' >> /etc/crypttab
+                mkfs.ext4 -q /dev/mapper/crash
+                mount_new ext4 /dev/mapper/crash
+            }
+            open_storage() {
+                udevadm settle
+                vgchange --activate y lower
+                cryptsetup open --key-file /etc/keys/disk /dev/lower/secret crash
+                mount /var/crash
             }
             check_storage() {
-                mdadm --detail "$(findmnt -n -o SOURCE /var/crash)" | grep 'Working Devices : 4'
+                mdadm --detail "/dev/$(ls /sys/block | grep '^md')" | grep 'Working Devices : 4'
             }
         """,
     ),
-    "md-raid10-mounted-read-only-below-another-mount": Case(
-        disks={"one": "virtio-blk", "two": "virtio-blk", "outer": "virtio-blk"},
-        needs=("raid10", "xfs"),
+    "lvm-cached-on-md-raid10-mounted-read-only-below-another-mount": Case(
+        disks={"one": "virtio-blk", "two": "virtio-blk", "fast": "virtio-scsi", "outer": "virtio-blk"},
+        needs=("raid10", "dm_cache", "dm_cache_smq", "xfs"),
+        # What was written last is on the fast disk alone.
         script="""
             make_storage() {
-                array ten 10 $(partitions one gpt size=200M size=200M) $(partitions two gpt size=200M size=200M)
-                mkfs.xfs -q /dev/md/ten
+                array ten 10 $(partitions one gpt size=250M size=250M) $(partitions two gpt size=250M size=250M)
+                vgcreate cached /dev/md/ten "$DISKS/fast"
+                lvcreate --size 400M --name crash cached /dev/md/ten
+                lvcreate --type cache --cachemode writeback --size 64M cached/crash "$DISKS/fast"
+                mkfs.xfs -q /dev/cached/crash
                 mkfs.ext4 -q "$DISKS/outer"
                 mkdir -p /srv/outer
                 mount "$DISKS/outer" /srv/outer
                 mkdir -p /srv/outer/between/inner
-                mount -o ro /dev/md/ten /srv/outer/between/inner
+                mount -o ro /dev/cached/crash /srv/outer/between/inner
                 fails touch /srv/outer/between/inner/written
                 ln -s /srv/outer/between/inner /var/crash
             }
             open_storage() {
+                udevadm settle
+                vgchange --activate y cached
                 mount "$DISKS/outer" /srv/outer
                 fails ls /srv/outer/between/inner/*
-                mount "/dev/$(ls /sys/block | grep '^md')" /srv/outer/between/inner
+                mount /dev/cached/crash /srv/outer/between/inner
+            }
+            check_storage() {
+                lvs --noheadings -o segtype,cache_mode cached/crash | grep 'cache *writeback'
             }
         """,
     ),
