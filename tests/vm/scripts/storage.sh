@@ -27,29 +27,36 @@ away=
 
 DISKS=/dev/disk/by-serial
 
-# link_of NAME: prints the link of a disk below /dev/disk/by-id. Each bus and driver has its own way to name it; the
-# serial number is in all of them. An array or a volume of that name is no disk.
-link_of() {
-    udevadm settle
-    find /dev/disk/by-id ! -name 'md-*' ! -name 'dm-*' ! -name 'lvm-*' \( -name "*[-_]$1" -o -name "*[-_]$1-0:0" \) |
-        head -n 1
+# find_link NAME: sets `link` to the link of a disk below /dev/disk/by-id. Each bus and driver has its own way to name it;
+# the serial number is in all of them. An array or a volume of that name is no disk.
+find_link() {
+    for link in /dev/disk/by-id/*[-_]"$1" /dev/disk/by-id/*[-_]"$1"-0:0; do
+        case $link in
+            */md-* | */dm-* | */lvm-*) ;;
+            *) [ ! -e "$link" ] || return 0 ;;
+        esac
+    done
+    return 1
 }
 
 # Gives each disk its name below $DISKS, and writes its device to NAME.node. USB and SCSI disks take their time.
 name_disks() {
     mkdir -p $DISKS
+    udevadm settle
     while read -r name; do
         case "$BOOT $away " in
             [2-9]*" $name "*) continue ;;
         esac
         tries=0
-        until link=$(link_of "$name") && [ -n "$link" ]; do
+        until find_link "$name"; do
             tries=$((tries + 1))
             [ "$tries" -lt 40 ]
             sleep 1
+            udevadm settle
         done
-        readlink -f "$link" > "$name.node"
-        ln -sf "$(cat "$name.node")" "$DISKS/$name"
+        node=$(readlink -f "$link")
+        echo "$node" > "$name.node"
+        ln -sf "$node" "$DISKS/$name"
     done < disks
     udevadm settle
 }
