@@ -146,6 +146,29 @@ def test_every_command_has_a_help() -> None:
     assert listed >= {*verbs, "enable", "disable", "kernel-hook"}
 
 
+def test_width_of_the_help_is_that_of_the_terminal_or_80() -> None:
+    usual, narrow, none = (
+        command.run("build", "--help", env=command.environment(**columns)).stdout
+        for columns in ({}, {"COLUMNS": "50"}, {"COLUMNS": "0"})
+    )
+    assert none == usual
+    assert 50 >= max(map(len, narrow.splitlines())) > 40
+    assert 80 >= max(map(len, usual.splitlines())) > 70
+
+
+def test_an_answer_imports_nothing_that_it_does_not_need(machine: Path) -> None:
+    heavy = ("ctypes", "elftools", "jinja2", "shutil", "subprocess", "zstandard")
+    script = f"""
+import sys
+from kdump_initramfs import cli
+cli.main(["check", "--root", sys.argv[1]])
+print([name for name in {heavy} if name in sys.modules])
+"""
+    words = [sys.executable, "-c", script, str(machine)]
+    ended = subprocess.run(words, env=command.environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
 # --- streams -----------------------------------------------------------------------------------------------------
 
 

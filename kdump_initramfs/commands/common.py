@@ -34,10 +34,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 @cache
 def _columns() -> int:
-    try:
-        return int(os.environ["COLUMNS"])
-    except (KeyError, ValueError):
-        pass
+    """Return what shutil.get_terminal_size() does: COLUMNS, where it is a number of any, before the terminal."""
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
     try:
         return os.get_terminal_size().columns or _COLUMNS
     except OSError:

@@ -22,7 +22,6 @@ _EI_CLASS, _EI_DATA = 4, 5  # positions in e_ident
 _E_MACHINE = slice(18, 20)
 _SIZES = {32: 52, 64: 64}  # of the header
 _MAX_NAMES_BYTES = 1 << 20  # of the names of sections
-_HEADER_BYTES = 64  # of the larger, 64-bit header
 
 # `uname -m` by e_machine (elf.h), word size and byte order; x86_64 with 32 bits is x32.
 _MACHINES = {

@@ -45,7 +45,7 @@ CASES = {
     "cloud, partition, ext4, deep directory": Case(
         kernel="cloud", target=capture.target(partition=True, directory="var/lib/of many/levels/crash")
     ),
-    # Of 256 MiB, at 5 MB/s; copies that are packed are what test_matrix and test_limits save, time and again.
+    # Of some 300 MB, at 5 MB/s; copies that are packed are what test_matrix and test_limits save, time and again.
     "SCSI disk, xfs, plain copy": Case(
         kernel="cloud",
         target=capture.target(driver="virtio_scsi", fs="xfs", size_bytes=1 << 30),
