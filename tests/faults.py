@@ -2,14 +2,17 @@
 
 Which calls there are is read from the trace of a build that nothing disturbs. Only those count whose path, or whose
 descriptor (-y prints its path), is in the directory of the image: what Python reads when it starts, the fake machine
-and the standard streams are no part of what a build changes.
+and the standard streams are no part of what a build changes. A call is named by its number, so that all builds
+must make the same calls: they import nothing from the checkout itself, where caches of tests come and go, as Python
+lists a directory anew after each change in it.
 """
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,12 +69,23 @@ class Fault(Struct, frozen=True):
         return f"inject={call.name}:{what}:when={call.number}{'+' if self.is_lasting else ''}"
 
 
-class Place:
-    """Where a build is broken: a fake machine, and its image's directory, which is put back before each build."""
+def link_code(directory: Path) -> Path:
+    """Make a directory in which the tool is as in the checkout, and nothing else."""
+    for name in ("kdump_initramfs", "hooks", "templates", "contrib"):
+        (directory / name).symlink_to(command.PROJECT / name)
+    return directory
 
-    def __init__(self, root: Root, image: Path, words: tuple[str, ...] = ()) -> None:
+
+class Place:
+    """Where a build is broken: a fake machine, and its image's directory, which is put back before each build.
+
+    The code is that of `link_code()`.
+    """
+
+    def __init__(self, root: Root, image: Path, code: Path, words: tuple[str, ...] = ()) -> None:
         self.root = root
         self.image = image
+        self._code = code
         self._words = words
         self._log = Path(f"{root.directory}.strace")
         self._saved = Path(f"{root.directory}.saved")
@@ -106,9 +120,9 @@ class Place:
         """Return the shell command that repeats a broken build."""
         directory = shlex.quote(str(self.image.parent))
         back = f"cp -a {shlex.quote(str(self._saved))} {directory}" if self._saved.exists() else ":"
-        variables = [f"{name}={value}" for name, value in _environment().items()]
+        variables = [f"{name}={value}" for name, value in self._environment().items()]
         build = shlex.join(["env", "-i", *variables, *self._command(*self._options(call, fault))])
-        return f"cd {command.PROJECT} && rm -rf {directory} && {back} && {build}"
+        return f"cd {shlex.quote(str(self._code))} && rm -rf {directory} && {back} && {build}"
 
     def _options(self, call: Call, fault: Fault) -> tuple[str, ...]:
         # strace 6.1 forgets the signal where seccomp has stopped the call.
@@ -117,20 +131,25 @@ class Place:
 
     def _command(self, *options: str) -> list[str]:
         strace = ["strace", "-f", "-y", "-o", str(self._log), *options]
-        arguments = ["build", "-q", "--root", self.root.directory, *self._words]
-        return [*_UNDER_UMASK_0, *strace, *command.words(*arguments)]
+        build = [sys.executable, "-S", "-m", "kdump_initramfs", "build", "-q", "--root", self.root.directory]
+        return [*_UNDER_UMASK_0, *strace, *build, *self._words]
 
     def _build(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self._command(*options),
-            cwd=command.PROJECT,
-            env=_environment(),
+            cwd=self._code,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Return an environment in which each build makes the same calls."""
+        path = f"{self._code}:{sysconfig.get_path('purelib')}"
+        return command.environment(PYTHONPATH=path, PYTHONHASHSEED="0", LC_ALL="C")
 
     def _logged(self) -> Iterator[Call]:
         seen: Counter[tuple[str, str]] = Counter()
@@ -155,8 +174,3 @@ def _is_changing(name: str, rest: str) -> bool:
 
 # With nothing held back, a file that others may read has been created as one.
 _UNDER_UMASK_0 = ("sh", "-c", 'umask 000 && exec "$@"', "sh")
-
-
-def _environment() -> dict[str, str]:
-    """Return an environment in which each build makes the same calls."""
-    return command.environment(PYTHONDONTWRITEBYTECODE="1", PYTHONHASHSEED="0", LC_ALL="C", PATH=os.environ["PATH"])

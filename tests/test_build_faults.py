@@ -21,12 +21,12 @@ import pytest
 from msgspec import Struct
 
 from kdump_initramfs import build as spine
-from kdump_initramfs import config
+from kdump_initramfs import config, resources
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.model import ImageRecord
 from tests import command, programs
-from tests.faults import Call, Fault, Place
+from tests.faults import Call, Fault, Place, link_code
 
 IS_FULL = bool(os.environ.get("KDUMP_TEST_FULL"))
 
@@ -39,6 +39,18 @@ REPLACED = "the new image is there, but build it again"
 @pytest.fixture
 def root(host_root: Callable[[str], Root]) -> Root:
     return host_root("debian-lvm-ext4")
+
+
+@pytest.fixture(scope="module")
+def linked_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return link_code(tmp_path_factory.mktemp("code"))
+
+
+@pytest.fixture
+def code(linked_code: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return what builds to be broken are run from; builds in this process have its hooks, too."""
+    monkeypatch.setattr(resources, "_PACKAGE", str(linked_code / "kdump_initramfs"))
+    return linked_code
 
 
 class Pair(Struct, frozen=True):
@@ -151,11 +163,11 @@ def case(state: Callable[[Root], Path], fault: str, compression: str = "zstd") -
 
 @pytest.mark.parametrize(("state", "compression", "fault"), list(cases()))
 def test_call_that_fails_leaves_the_old_image_or_the_new_one(
-    state: Callable[[Root], Path], compression: str, fault: Fault, root: Root
+    state: Callable[[Root], Path], compression: str, fault: Fault, root: Root, code: Path
 ) -> None:
     programs.need("strace")
     setting = f"image.compression={compression}"
-    place = Place(root, state(root), ("--set", setting))
+    place = Place(root, state(root), code, ("--set", setting))
     place.save()
     before = pair_at(place.image)
     calls = place.calls()
@@ -232,9 +244,9 @@ def assert_private(image: Path) -> None:
 # --- in which order ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_replaced_before_it_is_on_the_disk(root: Root) -> None:
+def test_nothing_is_replaced_before_it_is_on_the_disk(root: Root, code: Path) -> None:
     programs.need("strace")
-    place = Place(root, old(root))
+    place = Place(root, old(root), code)
     place.save()
     name = place.image.name
     partial, following = f".{name}.*.partial", f"{name}.json.next"
