@@ -116,7 +116,10 @@ def test_a_core_without_vmcoreinfo_fails_one_hook(environment: Environment) -> N
     assert re.fullmatch(rf"{capture.HOST}-\d{{8}}T\d{{6}}Z", dump_directory(environment).name)
 
 
-def test_vmcoreinfo_is_read_from_the_notes(environment: Environment) -> None:
+# The second is cut by the end of the first 64 KiB; the third is what some 500 processors have before it.
+@pytest.mark.parametrize("before", [1000, (64 << 10) - len(VMCOREINFO) // 2, 180_000])
+def test_vmcoreinfo_is_read_from_the_notes(before: int, environment: Environment) -> None:
+    environment.write(VMCORE, b"\x7fELF" + bytes(before) + f"VMCOREINFO\0{VMCOREINFO}".encode() + b"memory" * 50000)
     assert environment.hook("15-vmcoreinfo").status == 0
     assert environment.read("/run/kdump/vmcoreinfo") == VMCOREINFO
     assert f"crashed kernel: {RELEASE}" in environment.read(LOG)
