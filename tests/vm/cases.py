@@ -278,7 +278,8 @@ CASES = {
                 fails ls "$root/proc/self"
             }
             arm() {
-                kdump-initramfs build --root "$root" --set image.mode=generic "$(uname -r)"
+                kdump-initramfs build --root "$root" --set image.mode=generic \\
+                    --set "image.compression=$(cat compression)" "$(uname -r)"
                 kdump-initramfs load
             }
             before_crash() {

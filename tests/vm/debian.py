@@ -61,9 +61,6 @@ class Hardware(Struct, frozen=True, kw_only=True):
     has_unpacked_kernel: bool = True
 
 
-SYSTEMD = Hardware(init="systemd", has_unpacked_kernel=False)
-
-
 class Report(Struct, frozen=True, kw_only=True):
     # Exit status of the script, in the boot in which it ended.
     status: int

@@ -129,7 +129,7 @@ def test_a_watchdog_is_fed_until_the_end_and_bites_where_the_reboot_hangs(tmp_pa
     image = make_image(tmp_path, host, "capture.stall_s=200", kind="generic")
     # It resets the machine after 30 s. The capture takes longer; then nothing reboots.
     slow = {
-        MAKEDUMPFILE: lambda _: SAVES_LOG + "sleep 45; exit 1\n",
+        MAKEDUMPFILE: lambda _: SAVES_LOG + "sleep 35; exit 1\n",
         LIBRARY: lambda text: text.replace('    "$1" -f &\n', "    log hanging; while :; do sleep 1; done\n"),
     }
     capture.patch_image(image, slow)

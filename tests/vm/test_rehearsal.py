@@ -42,9 +42,6 @@ CASES = {
     "compressed modules, LVM on a partition, xfs": Case(
         kernel="new", target=capture.target(lvm=True, partition=True, fs="xfs", directory="crash")
     ),
-    "cloud, partition, ext4, deep directory": Case(
-        kernel="cloud", target=capture.target(partition=True, directory="var/lib/of many/levels/crash")
-    ),
     # Of some 300 MB, at 5 MB/s; copies that are packed are what test_matrix and test_limits save, time and again.
     "SCSI disk, xfs, plain copy": Case(
         kernel="cloud",
@@ -54,9 +51,11 @@ CASES = {
         crashkernel="128M",
         collector="copy",
     ),
-    "NVMe partition, ext4, zlib": Case(
+    "NVMe partition, ext4, deep directory, zlib": Case(
         kernel="cloud",
-        target=capture.target(driver="nvme", partition=True, size_bytes=900 << 20),
+        target=capture.target(
+            driver="nvme", partition=True, directory="var/lib/of many/levels/crash", size_bytes=900 << 20
+        ),
         overrides=("vmcore.compression=zlib",),
         memory_mib=384,
         crashkernel="128M",

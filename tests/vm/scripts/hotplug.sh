@@ -26,8 +26,7 @@ load_time() {
 case $BOOT in
     1)
         mkdir -m 0700 /var/crash
-        kdump-initramfs build
-        kdump-initramfs load
+        kdump-initramfs load --rebuild
         plug 1
         status=0
         kdump-initramfs status > "$REPORT/stale" || status=$?

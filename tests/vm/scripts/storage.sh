@@ -19,7 +19,7 @@ check_storage() {
 
 # arm: builds the image and loads it. In one process, whose start alone takes 3 s under software emulation.
 arm() {
-    kdump-initramfs load --rebuild
+    kdump-initramfs load --rebuild --set "image.compression=$(cat compression)"
 }
 
 # Disks that do not come back after the crash.
