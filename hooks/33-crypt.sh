@@ -27,14 +27,26 @@ restore_keys() {
 # open_device UUID NAME DM-UUID KEY
 open_device() {
     dm_exists "$3" && return
+    _found=
     for _device in $(block_devices); do
-        if is_header "$_device" "$1"; then
-            open_with_key "$4" "$(device_node "$_device")" "$2"
-            dm_exists "$3"
-            return
-        fi
+        ! is_header "$_device" "$1" || _found="$_found $_device"
     done
-    return 1
+    case $_found in
+        "") return 1 ;;
+        # Legs of a mirror that is not there yet, or a copy: nobody can tell which was meant.
+        " "*" "*)
+            refuse_copies "LUKS UUID $1 is on several devices:$_found"
+            return 1
+            ;;
+    esac
+    open_with_key "$4" "$(device_node "${_found# }")" "$2"
+    dm_exists "$3"
+}
+
+# refuse_copies MESSAGE: says it once, however often this hook is run.
+refuse_copies() {
+    [ "$(recall reason 2>/dev/null)" = "$1" ] || log "$1"
+    remember reason "$1"
 }
 
 # open_with_key KEY NODE NAME
