@@ -54,7 +54,7 @@ open_target() {
     remember raw-next 1
     remember free-bytes $(($(cat "/sys/class/block/$names/size") * 512 - RESERVE_BYTES))
     write_head writing || die "$names takes no write"
-    echo 1 >/proc/sys/vm/drop_caches
+    drop_caches
     # Behind the first line and "id ".
     [ "$(device_bytes "$names" 15 36)" = "$(recall raw-id)" ] || die "$names does not return what was written"
 }

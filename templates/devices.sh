@@ -9,6 +9,7 @@
 #   device_dm_uuids   the beginnings of dm/uuid; one alone is as good as two others
 #   device_disks      SECTORS:DISK-ID:PARTUUID of each; what was not seen is empty
 #   fs_type fs_options  for mount
+. /lib/kdump/process.sh
 
 # describe NAME: sets what the description of that name says.
 describe() {
@@ -113,6 +114,24 @@ is_known() {
     return 1
 }
 
+# answers NAME: can the device be read? Once a target has not come to an end, its device may hang, and so does for ever
+# whoever reads from it; /run/kdump/hung has the names of those that are known to.
+answers() {
+    [ -e /run/kdump/hung ] || return 0
+    ! grep -qxF "$1" /run/kdump/hung || return 1
+    (has_content "$1" && is_known "$1") >/dev/null 2>&1 &
+    _asked=$!
+    wait_for 3 has_ended "$_asked" || {
+        log "$1 does not answer"
+        echo "$1" >>/run/kdump/hung
+        return 1
+    }
+}
+
+has_ended() {
+    ! is_running "$1"
+}
+
 # Sets `names` to all devices that are the ones that were meant, `count` to their number, and `strangers` to what is wrong
 # with those that are not quite.
 find_devices() {
@@ -120,8 +139,8 @@ find_devices() {
     count=0
     strangers=
     for _candidate in $(block_devices); do
-        if [ -b "$(device_node "$_candidate")" ] && ! has_holder "$_candidate" && has_content "$_candidate" &&
-            is_known "$_candidate"; then
+        if [ -b "$(device_node "$_candidate")" ] && ! has_holder "$_candidate" && answers "$_candidate" &&
+            has_content "$_candidate" && is_known "$_candidate"; then
             names="$names $_candidate"
             count=$((count + 1))
         fi

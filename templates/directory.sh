@@ -87,7 +87,7 @@ directory_verb() {
             if digest_of "$2"; then
                 return
             fi
-            echo 1 >/proc/sys/vm/drop_caches
+            drop_caches
             _digest=$(sha256sum "$directory/$2")
             echo "$(stat -c %s "$directory/$2") ${_digest%% *}"
             ;;

@@ -252,6 +252,18 @@ def test_a_volume_key_that_this_kernel_was_not_handed_ends_the_target(encrypted:
     assert not encrypted.exists("/called")
 
 
+def test_of_two_devices_with_one_luks_uuid_none_is_opened_until_one_of_them_is_held(encrypted: Environment) -> None:
+    encrypted.write("/sys/class/block/vdb/dev", "254:16\n")
+    encrypted.write("/dev/vdb", Path(f"{encrypted.directory}/dev/vda").read_bytes())
+    for _ in range(2):
+        assert crypt(encrypted, "/etc/keys/vda") == 75
+        assert not encrypted.exists("/called")
+    assert encrypted.read(LOG).count(f"LUKS UUID {CRYPT_UUID} is on several devices: vda vdb") == 1
+    encrypted.write("/sys/class/block/vda/holders/md0", "")
+    assert crypt(encrypted, "/etc/keys/vda") == 0
+    assert encrypted.read("/called").endswith(" /dev/vdb kdump0\n")
+
+
 # Activates a volume where it may do so without a physical volume, and writes down how it was asked.
 DEGRADED_LVM = """echo "$*" | sed -n 's/.*--activationmode \\([a-z]*\\).*/\\1/p' >>/asked
 case $* in *"--activationmode degraded"*) mkdir -p /sys/block/dm-0/dm; echo "$LV" >/sys/block/dm-0/dm/uuid ;; esac"""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import capture
-from tests.capture import LOG, Environment
+from tests.capture import DROP_CACHES, LOG, Environment
 
 pytestmark = pytest.mark.skipif(not capture.can_enter(), reason="needs root that may make namespaces and device nodes")
 
@@ -25,7 +25,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 def environment(unpacked: Environment, tmp_path: Path) -> Environment:
     made = unpacked.copy_to(tmp_path / "root")
     # The processes of the chroot are not at /proc there.
-    made.write(LIBRARY, made.read(LIBRARY).replace("/proc/", "/.proc/"))
+    made.write(LIBRARY, made.read(LIBRARY).replace("/proc/", "/.proc/").replace("/.proc/sys/", "/proc/sys/"))
     return made
 
 
@@ -128,3 +128,20 @@ echo "ended: $(grep -s '^State:.Z' /.proc/[0-9]*/status | wc -l)"
 def test_what_nobody_waits_for_is_reaped_meanwhile(silence: str, environment: Environment) -> None:
     environment.write("/orphans", ORPHANS)
     assert environment.shell(f"{silence}bounded 20 sh /orphans").output == "ended: 0\n"
+
+
+def test_memory_of_which_nothing_can_be_dropped_keeps_nobody_waiting_for_long(environment: Environment) -> None:
+    # This waits for a reader, as the kernel does for a file system whose device hangs.
+    environment.shell(f"rm {DROP_CACHES}; mkfifo {DROP_CACHES}")
+    ended = environment.shell("drop_caches; echo $?", timeout_s=20)
+    assert ended.output == "0\n"
+    assert "nothing can be read back from a device" in environment.read(LOG)
+
+
+def test_a_device_that_hangs_is_asked_once_and_only_after_a_target_has_hung(environment: Environment) -> None:
+    environment.write("/dev/vda", b"xx")
+    # This waits for a writer.
+    ask = "device_content='0 1 78 1 1 78'; answers vda && echo vda; answers vdz && echo vdz"
+    ended = environment.shell(f"mkfifo /dev/vdz; {ask}; : >/run/kdump/hung; {ask}; {ask}; cat /run/kdump/hung")
+    assert ended.output.split() == ["vda", "vdz", "vda", "vda", "vdz"]
+    assert environment.read(LOG).count("vdz does not answer") == 1

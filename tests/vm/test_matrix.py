@@ -52,9 +52,10 @@ def _each_fault_once() -> Iterator[tuple[str, str]]:
 # What is on the target when the record is saved, as the device returns it: all that the record tells of, and the memory
 # in the core.
 CHECK = r"""
+. /lib/kdump/process.sh
 check_saved() {
     [ -e /run/kdump/dump-directory ] || return 0
-    echo 3 >/proc/sys/vm/drop_caches
+    drop_caches
     cd "$(recall dump-directory)"
     for _file in . *; do
         log "check mode $(stat -c '%u %a' "$_file") $_file"
