@@ -148,7 +148,8 @@ FAULTS: dict[str, Fault] = {
     ),
     # --- the disk ---
     "disk-read-only": Fault(drive=",readonly=on", saved=GOOD),
-    "disk-wiped": Fault(damage=wipe, saved=GOOD),
+    # A raw target is a disk with nothing on it.
+    "disk-wiped": Fault(damage=wipe, saved=GOOD, not_on=NOT_A_DIRECTORY),
     "disk-slow": Fault(drive=",throttling.bps-write=3000000", overrides=("capture.stall_s=20",)),
     "disk-dies-early": Fault(errors=dies_at_flush(1), saved=GOOD),
     "disk-dies-later": Fault(errors=dies_at_flush(6), saved=EITHER),
