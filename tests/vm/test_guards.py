@@ -58,7 +58,7 @@ TRAPS = {
         {
             DIRECTORY: {
                 'conv=notrunc,fsync 2>/dev/null ||\n                die "$2 did not reach the device"': "conv=notrunc",
-                "echo 1 >/proc/sys/vm/drop_caches": ":",
+                "            drop_caches\n": "",
             },
         },
         faults.test_what_a_lying_store_has_lost_is_not_called_a_dump,
