@@ -121,15 +121,17 @@ answers() {
     ! grep -qxF "$1" /run/kdump/hung || return 1
     (has_content "$1" && is_known "$1") >/dev/null 2>&1 &
     _asked=$!
-    wait_for 3 has_ended "$_asked" || {
-        log "$1 does not answer"
-        echo "$1" >>/run/kdump/hung
-        return 1
-    }
-}
-
-has_ended() {
-    ! is_running "$1"
+    # Not by wait_for, within which this runs.
+    _turns=60
+    while is_running "$_asked"; do
+        [ "$_turns" -gt 0 ] || {
+            log "$1 does not answer"
+            echo "$1" >>/run/kdump/hung
+            return 1
+        }
+        _turns=$((_turns - 1))
+        pause 0.05
+    done
 }
 
 # Sets `names` to all devices that are the ones that were meant, `count` to their number, and `strangers` to what is wrong

@@ -54,8 +54,8 @@ bounded() {
     return "$_ended"
 }
 
-# drop_caches: what is read next comes from the device. Where one hangs, so does this, for it waits for every file system: it
-# is done without, after a while.
+# drop_caches: what is read next comes from the device. Where one hangs, so does this, for it waits for every file system:
+# it is done without, after a while.
 drop_caches() {
     bounded 5 sh -c 'echo 1 >/proc/sys/vm/drop_caches' >/dev/null 2>&1 ||
         log "what is in memory cannot be dropped: nothing can be read back from a device"

@@ -145,3 +145,9 @@ def test_a_device_that_hangs_is_asked_once_and_only_after_a_target_has_hung(envi
     ended = environment.shell(f"mkfifo /dev/vdz; {ask}; : >/run/kdump/hung; {ask}; {ask}; cat /run/kdump/hung")
     assert ended.output.split() == ["vda", "vdz", "vda", "vda", "vdz"]
     assert environment.read(LOG).count("vdz does not answer") == 1
+
+
+def test_who_asks_whether_devices_answer_waits_no_longer_for_one_that_is_missing(environment: Environment) -> None:
+    environment.write("/dev/vda", b"xx")
+    ask = "device_content='0 1 78 1 1 78'; : >/run/kdump/hung; look() { answers vda; return 1; }"
+    assert environment.shell(f"{ask}; wait_for 1 look || echo over", timeout_s=15).output == "over\n"
