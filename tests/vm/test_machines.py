@@ -1,4 +1,4 @@
-"""Machines on which arming is harder: hot plugging, lockdown, no reservation, OpenRC with /boot not mounted."""
+"""Machines on which arming is harder: lockdown, no reservation, OpenRC with /boot not mounted and memory plugged in."""
 
 import os
 import secrets
@@ -7,15 +7,15 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pefile
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from tests.vm.debian import Hardware, Init, Report, run_script
-from tests.vm.storage import APPEND, CLOUD_RELEASE, SCRIPTS, decode, last_words, marks, tell_monitor
+from tests.vm import plugging
+from tests.vm.debian import Hardware, Report, run_script
+from tests.vm.storage import APPEND, CLOUD_RELEASE, SCRIPTS, decode, last_words, marks
 
 pytestmark = marks
 
@@ -42,42 +42,6 @@ def log_of_crash(report: Report) -> str:
 
 def token() -> str:
     return f"kdump-test-{secrets.token_hex(16)}"
-
-
-# --- hot plugging ------------------------------------------------------------------------------------------------
-
-PAGE = 4096
-# What is plugged in gets its place above all that QEMU has below 4 GiB.
-FIRST_PLUGGED_PAGE = (4 << 30) // PAGE
-# max_mapnr of struct disk_dump_header, makedumpfile's diskdump_mod.h, on 64-bit machines.
-MAX_MAPNR_AT = 440
-
-
-class Dimms:
-    """Memory that is plugged in when the guest asks for it on its console."""
-
-    def __init__(self, directory: Path, init: Init) -> None:
-        self._monitor = str(directory / "monitor")
-        words = ("-m", "slots=2,maxmem=4G", "-qmp", f"unix:{self._monitor},server=on,wait=off")
-        self.hardware = Hardware(disks={}, extra=words, on_line=self._hear, init=init)
-
-    def _hear(self, line: str) -> None:
-        asked, _, number = line.strip().partition("hotplug: plug ")
-        # What the shell shows of its own commands is none.
-        if asked == "" and number.isdecimal():
-            backend: dict[str, Any] = {"qom-type": "memory-backend-ram", "id": f"memory{number}", "size": 256 << 20}
-            tell_monitor(self._monitor, "object-add", **backend)
-            tell_monitor(self._monitor, "device_add", driver="pc-dimm", id=f"dimm{number}", memdev=f"memory{number}")
-
-
-@pytest.mark.parametrize("init", ["quick", "systemd"])
-def test_memory_that_is_plugged_in_later_is_in_the_dump(init: Init, tmp_path: Path) -> None:
-    append = f"{APPEND} memhp_default_state=online"
-    report = crash("hotplug.sh", tmp_path, Dimms(tmp_path, init).hardware, append, {"token": token()})
-    assert "blocks were there when it was loaded" in report.files["stale"].decode()
-    (max_mapnr,) = struct.unpack_from("<I", report.files["head"], MAX_MAPNR_AT)
-    # Both are in it, one before and one after the rule was there.
-    assert max_mapnr == FIRST_PLUGGED_PAGE + 2 * (256 << 20) // PAGE
 
 
 # --- Secure Boot, several processors, and a crash that was meant ---------------------------------------------------
@@ -155,10 +119,14 @@ def test_a_machine_that_cannot_be_armed_says_why(append: str, why: str, seen: st
 
 @pytest.mark.long
 def test_openrc_arms_at_each_boot_with_a_boot_partition_that_is_not_mounted(tmp_path: Path) -> None:
-    files = {"token": token(), "openrc-script": (SCRIPTS / "openrc-script").read_text()}
-    report = crash("openrc.sh", tmp_path, Hardware(), APPEND, files)
+    files = {"token": token(), "openrc-script": (SCRIPTS / "openrc-script").read_text(), **plugging.FILES}
+    slots = plugging.Slots(tmp_path)
+    hardware = Hardware(extra=slots.words, on_line=slots.hear)
+    report = crash("openrc.sh", tmp_path, hardware, f"{APPEND} {plugging.APPEND}", files)
     # The kernel comes from its copy beside the image.
     assert "kexec -p /var/lib/kdump-initramfs/" in report.files["command"].decode()
     for name in ("status.json", "again.json"):
         found = decode(report, name)
         assert (found["armed"], found["stale"]) == (True, [])
+    # It came after the machine was armed, and udev's rule followed.
+    assert plugging.bytes_in_dump(report) == plugging.BANK_BYTES

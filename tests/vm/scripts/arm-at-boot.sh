@@ -1,7 +1,9 @@
 #!/bin/sh
-# A machine that is armed once and for all: enable, a kernel package that is configured, a reboot, a crash, and the next
-# boot, which must be armed again.
+# A machine that is armed once and for all: enable, a kernel package that is configured, a reboot, memory that is plugged
+# in, a crash, and the next boot, which must be armed again.
 set -eux
+# shellcheck source=/dev/null
+. ./plugging.sh
 
 other=$(cat other)
 
@@ -30,6 +32,17 @@ case $BOOT in
         systemctl status --no-pager kdump-initramfs.service || :
         status armed.json
         kdump-initramfs check --json > "$REPORT/check.json" || :
+        # What comes while nobody follows is told of.
+        rule=/etc/udev/rules.d/98-kdump-initramfs.rules
+        mv "$rule" rule
+        udevadm control --reload
+        plug 1
+        status=0
+        kdump-initramfs status > "$REPORT/stale" || status=$?
+        [ $status = 3 ]
+        mv rule "$rule"
+        udevadm control --reload
+        plug_and_follow 2
         sync
         cat token > /dev/kmsg
         echo c > /proc/sysrq-trigger
@@ -38,6 +51,7 @@ case $BOOT in
         status again.json
         kdump-initramfs dumps list --json > "$REPORT/list.json"
         cp /var/crash/*/vmcore-dmesg.txt "$REPORT"
+        head -c 4096 /var/crash/*/vmcore > "$REPORT/head"
         kdump-initramfs disable
         [ ! -e /etc/systemd/system/sysinit.target.wants/kdump-initramfs.service ]
         ;;

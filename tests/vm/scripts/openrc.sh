@@ -1,6 +1,9 @@
 #!/bin/sh
-# Gentoo's way on Debian: OpenRC, and a /boot that is not mounted when the machine is armed at boot.
+# Gentoo's way on Debian: OpenRC, and a /boot that is not mounted when the machine is armed at boot, or loaded again for
+# memory that is plugged in.
 set -eux
+# shellcheck source=/dev/null
+. ./plugging.sh
 
 case $BOOT in
     1)
@@ -42,6 +45,7 @@ case $BOOT in
         [ -z "$(ls /boot)" ]
         kdump-initramfs status --json > "$REPORT/status.json"
         kdump-initramfs load --print > "$REPORT/command"
+        plug_and_follow 1
         sync
         cat token > /dev/kmsg
         echo c > /proc/sysrq-trigger
@@ -50,6 +54,7 @@ case $BOOT in
         kdump-initramfs status --json > "$REPORT/again.json"
         kdump-initramfs dumps list --json > "$REPORT/list.json"
         cp /var/crash/*/vmcore-dmesg.txt "$REPORT"
+        head -c 4096 /var/crash/*/vmcore > "$REPORT/head"
         kdump-initramfs disable
         [ ! -e /etc/runlevels/boot/kdump-initramfs ]
         ;;
