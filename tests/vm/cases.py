@@ -20,25 +20,16 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 CASES = {
-    "btrfs-subvolume": Case(
-        needs=("btrfs",),
-        script="""
-            make_storage() {
-                mkfs.btrfs -q "$DISKS/data"
-                mount "$DISKS/data" /mnt
-                btrfs subvolume create /mnt/@crash
-                umount /mnt
-                mount_new btrfs "$DISKS/data" subvol=@crash
-            }
-        """,
-    ),
-    "btrfs-raid1": Case(
+    "btrfs-subvolume-on-raid1": Case(
         disks={"one": "virtio-blk", "two": "nvme"},
         needs=("btrfs",),
         script="""
             make_storage() {
                 mkfs.btrfs -q -m raid1 -d raid1 "$DISKS/one" "$DISKS/two"
-                mount_new btrfs "$DISKS/one"
+                mount "$DISKS/one" /mnt
+                btrfs subvolume create /mnt/@crash
+                umount /mnt
+                mount_new btrfs "$DISKS/one" subvol=@crash
             }
             check_storage() {
                 btrfs scrub start -B /var/crash
@@ -99,20 +90,6 @@ CASES = {
             }
             check_storage() {
                 [ "$(lvs --noheadings -o lv_health_status mirrored/crash | tr -d ' ')" = "" ]
-            }
-        """,
-    ),
-    "md-raid1": Case(
-        disks={"one": "virtio-scsi", "two": "virtio-scsi"},
-        needs=("raid1",),
-        script="""
-            make_storage() {
-                mirror "$(one_partition one)" "$(one_partition two)"
-                mkfs.ext4 -q /dev/md/mirror
-                mount_new ext4 /dev/md/mirror
-            }
-            check_storage() {
-                mdadm --detail "$(findmnt -n -o SOURCE /var/crash)" | grep 'Working Devices : 2'
             }
         """,
     ),
@@ -201,22 +178,26 @@ CASES = {
             }
         """,
     ),
-    "bind-mount-behind-a-link-on-nvme": Case(
-        disks={"data": "nvme"},
-        needs=("xfs",),
+    "md-raid1-of-nvme-partitions-bind-mounted-behind-a-link": Case(
+        disks={"one": "nvme", "two": "nvme"},
+        needs=("raid1", "xfs"),
         script="""
             make_storage() {
-                partition=$(one_partition data)
-                mkfs.xfs -q "$partition"
+                mirror "$(one_partition one)" "$(one_partition two)"
+                mkfs.xfs -q /dev/md/mirror
                 mkdir -p /srv/disk /srv/bound
-                mount "$partition" /srv/disk
+                mount /dev/md/mirror /srv/disk
                 mkdir -p /srv/disk/deep/dumps
                 mount --bind /srv/disk/deep/dumps /srv/bound
                 ln -s ../srv/bound /var/crash
             }
             open_storage() {
-                mount "/dev/disk/by-id/$(ls /dev/disk/by-id | grep -m 1 'nvme.*data.*part1')" /srv/disk
+                array="/dev/$(ls /sys/block | grep '^md')"
+                mount "$array" /srv/disk
                 mount --bind /srv/disk/deep/dumps /srv/bound
+            }
+            check_storage() {
+                mdadm --detail "$array" | grep 'Working Devices : 2'
             }
         """,
     ),

@@ -60,11 +60,12 @@ CASES = {
         memory_mib=384,
         crashkernel="128M",
     ),
-    "SATA disk, ext4": Case(kernel="generic", target=capture.target(driver="ahci"), memory_mib=384, crashkernel="128M"),
-    "the log alone": Case(
-        kernel="cloud",
-        target=capture.target(),
+    "SATA disk, the log alone": Case(
+        kernel="generic",
+        target=capture.target(driver="ahci"),
         overrides=("vmcore.collector=dmesg",),
+        memory_mib=384,
+        crashkernel="128M",
         saves="vmcore-dmesg.txt",
         collector="dmesg",
     ),
