@@ -49,6 +49,6 @@ def _uuid(target: TargetFacts, array: BlockDevice) -> str:
     if len(uuid) != 32:
         raise HostError(
             f"{array.name}: the UUID of this array is not to be found",
-            hint="start udev, which records it for the array's members",
+            hint="build as root, who may read it from the array's members, or start udev, which records it",
         )
     return ":".join(uuid[start : start + 8] for start in range(0, 32, 8))

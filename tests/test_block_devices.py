@@ -59,16 +59,16 @@ def test_serial_number_that_cannot_be_read_is_none(sysroot: Make) -> None:
 def test_content_is_what_udev_has_recorded(sysroot: Make) -> None:
     record = "S:disk/by-id/x\nI:1\nE:ID_FS_TYPE=LVM2_member\nE:ID_FS_UUID=Wk3nNn-XXf4\nE:ODD=a=b\nG:systemd\n"
     root = sysroot({"/run/udev/data/b8:1": record})
-    assert content.read(root, "sda1", "8:1") == content.Content(type="LVM2_member", uuid="Wk3nNn-XXf4")
+    assert content.read(root, "sda1", "8:1", 1 << 30) == content.Content(type="LVM2_member", uuid="Wk3nNn-XXf4")
     assert content.udev(root, "8:1")["ODD"] == "a=b"
-    assert content.read(root, "sda2", "8:2") == content.Content()
+    assert content.read(root, "sda2", "8:2", 1 << 30) == content.Content()
 
 
 def test_content_is_read_from_the_device_where_udev_is_not(sysroot: Make, tmp_path: Path) -> None:
     uuid = "0b5a9f5c-54b4-4a7c-8a4c-0a2f6f3d1e01"
     root = sysroot({"/dev/": ""})
     trees.make(f"device /dev/sda1 xfs {uuid}\n", Path(root.directory))
-    assert content.read(root, "sda1", "8:1") == content.Content(type="xfs", uuid=uuid)
+    assert content.read(root, "sda1", "8:1", 1 << 30) == content.Content(type="xfs", uuid=uuid)
 
 
 CRYPTTAB = """\

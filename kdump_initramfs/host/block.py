@@ -49,12 +49,13 @@ def read(root: Root, directory: str) -> BlockDevice:
         below = (name(os.path.dirname(directory)),)
     dm_uuid = root.read_word(f"{directory}/dm/uuid")
     drivers, modaliases = ((), ()) if below else read_drivers(root, f"{directory}/device")
-    found = content.read(root, device, number)
+    size_bytes = int(root.read_word(f"{directory}/size") or 0) * _SECTOR_BYTES
+    found = content.read(root, device, number, size_bytes)
     return BlockDevice(
         name=device,
         kind=_kind(root, directory, dm_uuid),
         number=number,
-        size_bytes=int(root.read_word(f"{directory}/size") or 0) * _SECTOR_BYTES,
+        size_bytes=size_bytes,
         drivers=drivers,
         modaliases=modaliases,
         disk_id=_disk_id(root, directory),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from kdump_initramfs.formats import luks, superblock
+from kdump_initramfs.formats import luks, md_superblock, superblock
 from kdump_initramfs.host.root import Root
 
 # Of udev's links, by the word with which mount(8) names a device by them.
@@ -25,13 +25,17 @@ class Content(Struct, frozen=True, kw_only=True):
     uuid: str = ""
 
 
-def read(root: Root, name: str, number: str) -> Content:
-    """Return what lies on the device `name` ("major:minor" in `number`)."""
+def read(root: Root, name: str, number: str, size_bytes: int) -> Content:
+    """Return what lies on the device `name` ("major:minor" in `number`).
+
+    udev may have recorded nothing of a device that is there: it passes over one that another program has locked, and
+    looks at it again when that has closed it.
+    """
     recorded = udev(root, number)
     kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or links(root, "UUID").get(name, "")
     if kind and uuid:
         return Content(type=kind, uuid=uuid)
-    found = _identify(root, name)
+    found = _identify(root, name, size_bytes)
     return Content(type=kind or found.type, uuid=uuid or found.uuid)
 
 
@@ -76,6 +80,9 @@ def luks_kdf_kib(root: Root, name: str) -> int:
     return found.kdf_kib if found else 0
 
 
-def _identify(root: Root, name: str) -> Content:
+def _identify(root: Root, name: str, size_bytes: int) -> Content:
+    # First, since a member of a mirror begins like what is on the mirror.
+    if uuid := md_superblock.array_uuid(lambda offset, size: part(root, name, offset, size), size_bytes):
+        return Content(type="linux_raid_member", uuid=uuid)
     found = superblock.identify(head(root, name, superblock.HEAD_BYTES))
     return Content(type=found[0], uuid=found[1]) if found else Content()
