@@ -49,14 +49,19 @@ def test_makedumpfile_wins_where_it_succeeds(opened: Environment) -> None:
     assert opened.read("/arguments") == f"-d 31 --message-level 22 /proc/vmcore {incomplete}\n"
 
 
-def test_what_an_earlier_try_left_does_not_stop_makedumpfile(opened: Environment) -> None:
+@pytest.mark.parametrize("has_guard", [True, False], ids=["as it is", "without its guard"])
+def test_what_an_earlier_try_left_stops_makedumpfile_only_in_a_build_without_the_guard(
+    opened: Environment, *, has_guard: bool
+) -> None:
     set_all(opened, KDUMP_COLLECTORS="makedumpfile")
+    if not has_guard:
+        opened.replace("/lib/kdump/hooks/70-vmcore.sh", '        target drop "$name" || :\n', "        :\n")
     opened.program(
         MAKEDUMPFILE, f'{LAST}[ ! -e "$last" ] || {{ echo File exists; exit 1; }}\nprintf \'KDUMP   \' >"$last"'
     )
     (dump_directory(opened) / "vmcore-incomplete").write_bytes(b"old")
-    assert opened.hook("70-vmcore").status == 0
-    assert saved(opened) == {"vmcore": b"KDUMP   "}
+    assert (opened.hook("70-vmcore").status == 0) is has_guard
+    assert saved(opened) == ({"vmcore": b"KDUMP   "} if has_guard else {"vmcore-incomplete": b"old"})
 
 
 def test_a_kernel_unknown_to_makedumpfile_is_a_warning(opened: Environment) -> None:
