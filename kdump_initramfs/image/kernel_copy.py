@@ -7,7 +7,6 @@ afterwards, and at every instant the record that fits the image (image/record.py
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
@@ -33,9 +32,9 @@ def add(root: Root, image: str, described: ImageRecord) -> ImageRecord:
     if not kernel.copied_because:
         return described
     directory, name = os.path.split(image)
-    descriptor, partial = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=record.PARTIAL)
+    partial = record.partial_of(image)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with record.create(partial) as stream:
             digest = _write(root, kernel, stream)
         if kernel.copied_because == "packed":
             _check(partial, kernel)

@@ -8,6 +8,7 @@ image that is there.
 import hashlib
 import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import msgspec
 
@@ -16,6 +17,20 @@ from kdump_initramfs.model import ImageRecord
 
 # The end of the name of a file that is being written beside an image.
 PARTIAL = ".partial"
+
+
+def partial_of(image: str) -> str:
+    """Return a new name for a file that is being written beside an image.
+
+    It is known before the file is there, so that the file can be removed after an interrupt at any instant.
+    """
+    directory, name = os.path.split(image)
+    return os.path.join(directory, f".{name}.{os.urandom(4).hex()}{PARTIAL}")
+
+
+def create(path: str) -> BinaryIO:
+    """Open a new file of mode 0600 for writing."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
 def path_of(image: str) -> str:

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, assert_never
@@ -86,10 +85,9 @@ def _locked(directory: str) -> Iterator[None]:
 def _partial(output: str) -> Iterator[tuple[str, BinaryIO]]:
     """Open a new file of mode 0600 beside the image; it is gone afterwards unless it was renamed."""
     _clean_up(output)
-    directory, name = os.path.split(output)
-    descriptor, path = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=record.PARTIAL)
+    path = record.partial_of(output)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with record.create(path) as stream:
             yield path, stream
     except BaseException:
         # The first error is the one to tell of; the next build removes what cannot be removed now.
