@@ -1,5 +1,7 @@
 """The LUKS header: its UUID, and how much memory opening it takes (LUKS2 On-Disk Format Specification, 2.1 and 3)."""
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
@@ -27,10 +29,22 @@ def parse(head: bytes) -> Luks | None:
     uuid = head[UUID_OFFSET : UUID_OFFSET + 40].split(b"\0")[0].decode("ascii", "replace")
     if version == 1:
         return Luks(version=1, uuid=uuid, kdf_kib=0)
-    size_bytes = int.from_bytes(head[8:16], "big")
     try:
-        area = msgspec.json.decode(head[_JSON_OFFSET : min(size_bytes, HEAD_BYTES)].split(b"\0")[0])
-        slots = [slot["kdf"] for slot in area["keyslots"].values()]
+        slots = [slot["kdf"] for slot in _decode(head)["keyslots"].values()]
         return Luks(version=version, uuid=uuid, kdf_kib=max((int(kdf.get("memory", 0)) for kdf in slots), default=0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def json_area(head: bytes) -> dict[str, object] | None:
+    """Return the JSON area of a header of version 2; None where it cannot be read."""
+    try:
+        found = _decode(head)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _decode(head: bytes) -> Any:
+    size_bytes = int.from_bytes(head[8:16], "big")
+    return msgspec.json.decode(head[_JSON_OFFSET : min(size_bytes, HEAD_BYTES)].split(b"\0")[0])
