@@ -29,7 +29,7 @@ class Integrity(Struct, frozen=True, kw_only=True):
 
 
 class Segment(Struct, frozen=True, kw_only=True):
-    # "crypt" or "linear".
+    # "crypt", "linear"; "hw-opal" and "hw-opal-crypt" where the drive encrypts.
     type: str
     # As dm-crypt takes it: "aes-xts-plain64"; "" for a linear one.
     encryption: str
