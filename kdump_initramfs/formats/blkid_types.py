@@ -4,10 +4,12 @@ Source: `blkid -k` of util-linux 2.38 to 2.41 (libblkid/src/superblocks). A sign
 and not that this part can be put together here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from msgspec import Struct
+
+from kdump_initramfs.formats import superblock
 
 # A file system; a part of something that other drivers assemble; a layer that opens into one device; swap and what
 # else is in use without being either; data that belongs to a file system or layer elsewhere.
@@ -134,3 +136,44 @@ def describe(name: str) -> str:
     """Return what a type is, for a message; its own name where it is not known here."""
     known = TYPES.get(name)
     return known.description if known else f"what libblkid calls {name}"
+
+
+# By type, place and bytes (below 0: from the end), besides those of superblock.SIGNATURES. Where libblkid wants more
+# than these bytes, such as a checksum, the type is not here.
+_OTHERS: tuple[tuple[str, int, bytes], ...] = (
+    ("ceph_bluestore", 0, b"bluestore block device"),
+    ("vdo", 0, b"dmvdo001"),
+    ("DM_verity_hash", 0, b"verity\0\0"),
+    ("LVM1_member", 0, b"HM\1\0"),
+    ("LVM1_member", 0, b"HM\2\0"),
+    ("cramfs", 0, b"\x45\x3d\xcd\x28"),
+    ("romfs", 0, b"-rom1fs-"),
+    ("ubi", 0, b"UBI#"),
+    ("zonefs", 0, b"SFOZ"),
+    ("oracleasm", 32, b"ORCLDISK"),
+    *(("ocfs2", offset, b"OCFSV2") for offset in (1024, 2048, 4096)),
+    *(("swsuspend", 4086, magic) for magic in (b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")),
+    ("nss", 4096, b"SPB5"),
+    ("ufs", 9564, b"\x19\x54\x01\x19"),
+    ("reiser4", 65536, b"ReIsEr4"),
+    ("VMFS_volume_member", 0x100000, b"\x0d\xd0\x01\xc0"),
+    ("VMFS", 0x200000, b"\x5e\xf1\xab\x2f"),
+    ("isw_raid_member", -1024, b"Intel Raid ISM Cfg Sig. "),
+    ("ddf_raid_member", -512, b"\xde\x11\xde\x11"),
+)
+
+
+def identify(read: Callable[[int, int], bytes], size_bytes: int) -> str:
+    """Return what a device of that size seems to hold, by the name of libblkid; "" if nothing that is known here.
+
+    Members of arrays come first: what is on the array may begin on its first member.
+    """
+    found = [name for name, offset, magic in _OTHERS if _has(read, size_bytes, offset, magic)]
+    if (known := superblock.signature(read, size_bytes)) and known != "partition table":
+        found.append(known)
+    return min(found, key=lambda name: TYPES[name].kind != "member", default="")
+
+
+def _has(read: Callable[[int, int], bytes], size_bytes: int, offset: int, magic: bytes) -> bool:
+    start = offset if offset >= 0 else size_bytes + offset
+    return start >= 0 and read(start, len(magic)) == magic
