@@ -2,7 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, Dir, Entry, HostFacts, Link, Node
+from kdump_initramfs.model import BuildOnly, Contribution, Dir, Entry, HostFacts, Link, Node
 
 # What /init, the library and the shipped hooks call.
 _APPLETS = (
@@ -15,7 +15,7 @@ _RESCUE_APPLETS = ("cp", "df", "find", "free", "less", "ln", "ls", "lsmod", "mkn
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution:
-    return Contribution(
+    return BuildOnly(
         entries=(
             *(Dir(path=path) for path in ("/dev", "/etc", "/proc", "/sys")),
             # makedumpfile keeps its bitmaps there.

@@ -1,8 +1,8 @@
 """Load the modules of the image; the plan writes their list, in load order, to /etc/kdump/modules."""
 
 from kdump_initramfs.config import Config
-from kdump_initramfs.model import Contribution, HostFacts, Phase
+from kdump_initramfs.model import BootStep, Contribution, HostFacts
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution:
-    return Contribution(phase=Phase.BOOT)
+    return BootStep()

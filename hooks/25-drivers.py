@@ -6,7 +6,7 @@ What Debian's initramfs-tools takes for MODULES=most (hook-functions, auto_add_m
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, DriverSet, HostFacts, Link, Phase
+from kdump_initramfs.model import BootStep, Contribution, DriverSet, HostFacts, Link
 
 # Buses and their controllers, and the disks on them.
 _DIRECTORIES = (
@@ -29,12 +29,11 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
             f"{host.tools.busybox}: was built without find, by which a generic image finds devices",
             hint="install a busybox with all applets, such as Debian's busybox-static, or set image.mode to host",
         )
-    return Contribution(
+    return BootStep(
         drivers=DriverSet(
             directories=tuple(f"kernel/drivers/{directory}" for directory in _DIRECTORIES),
             without=_WITHOUT,
             independent_of=_INDEPENDENT_OF,
         ),
         entries=(Link(path="/bin/find", target=host.tools.busybox, reason="busybox applet"),),
-        phase=Phase.BOOT,
     )

@@ -2,7 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, DriverSet, HostFacts
+from kdump_initramfs.model import BuildOnly, Contribution, DriverSet, HostFacts
 
 # Not wired, or no card of a server.
 _NOT_WANTED = (
@@ -18,7 +18,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         raise HostError(
             "image.network_drivers: is for generic images", hint="set image.mode to generic, or take the key out"
         )
-    return Contribution(
+    return BuildOnly(
         drivers=DriverSet(
             directories=("kernel/drivers/net", "kernel/drivers/pci/controller"),
             independent_of=(

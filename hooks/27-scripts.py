@@ -1,7 +1,7 @@
 """Take along the administrator's programs that run before and after the dump; /init runs them."""
 
 from kdump_initramfs.config import Config
-from kdump_initramfs.model import Contribution, Entry, File, HostFacts, Link, Script
+from kdump_initramfs.model import BuildOnly, Contribution, Entry, File, HostFacts, Link, Script
 
 _SHELLS = {"/bin/sh", "/usr/bin/sh"}
 
@@ -12,7 +12,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
     if not every:
         return None
     interpreters = {script.interpreter for script in every} - {"", *_SHELLS}
-    return Contribution(
+    return BuildOnly(
         # The libraries of a binary follow.
         binaries=(*sorted(interpreters), *(script.path for script in every if not script.interpreter)),
         entries=tuple(

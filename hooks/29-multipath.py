@@ -10,7 +10,8 @@ import re
 from kdump_initramfs import devices
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.model import BlockDevice, Contribution, HostFacts, OnFailure, Phase, TargetFacts
+from kdump_initramfs.model import Contribution, HostFacts, StorageLayer
+from kdump_initramfs.storage import Disk, MultipathDevice, OnBlockDevices, layers
 
 # dm-mpath comes with one path selector in every kernel (drivers/md/Makefile).
 _MODULES = ("dm_mod", "dm_multipath", "dm_round_robin")
@@ -21,39 +22,31 @@ _find_partition = re.compile(r"part(?P<number>[0-9]+)-(?P<whole>mpath-.*)").full
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    mapped = {position: _devices(target) for position, target in enumerate(host.targets)}
-    every = {device.dm_uuid: (target, device) for target in host.targets for device in _devices(target)}
-    if not every:
+    mapped = layers(host.targets, MultipathDevice)
+    if not mapped:
         return None
     if not host.tools.dmsetup:
         raise HostError(
             "dmsetup: no such program, but the dump target is on a multipath device",
             hint="install it: Debian dmsetup, Fedora device-mapper, Gentoo lvm2",
         )
-    raise_together([problem for found in every.values() if (problem := _problem(*found)) is not None])
+    raise_together([problem for found in mapped.found if (problem := _problem(*found)) is not None])
+    every = dict.fromkeys(device.dm_uuid for device in mapped.devices)
     # The names are ours, the same for all targets.
     names = {dm_uuid: f"kdump-mpath{number}" for number, dm_uuid in enumerate(every)}
-    return Contribution(
+    return StorageLayer(
         binaries=(host.tools.dmsetup,),
         modules=_MODULES,
         modaliases=_HANDLERS,
         target_settings={
-            position: _settings(host.tools.dmsetup, host.targets[position], found, names)
-            for position, found in mapped.items()
-            if found
+            target: _settings(host.tools.dmsetup, target, found, names) for target, found in mapped.by_target.items()
         },
-        provides=tuple(device.name for _, device in every.values()),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
+        provides=mapped.names,
     )
 
 
-def _devices(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    return tuple(device for device in target.stack if device.kind == "multipath")
-
-
 def _settings(
-    dmsetup: str, target: TargetFacts, found: tuple[BlockDevice, ...], names: dict[str, str]
+    dmsetup: str, target: OnBlockDevices, found: tuple[MultipathDevice, ...], names: dict[str, str]
 ) -> dict[str, str]:
     partitions = [(device, match) for device in found if (match := _find_partition(device.dm_uuid))]
     wholes = [device for device in found if not _find_partition(device.dm_uuid)]
@@ -63,7 +56,8 @@ def _settings(
         "KDUMP_MULTIPATH": " ".join(
             f"{names[device.dm_uuid]} {device.dm_uuid} {devices.id_word(paths[0].disk_id)} {len(paths)}"
             for device in wholes
-            for paths in [target.under(device)]
+            for paths in [_paths(target, device)]
+            if paths
         ),
         # For each: name, dm UUID, dm UUID of the whole, number.
         "KDUMP_MULTIPATH_PARTITIONS": " ".join(
@@ -73,16 +67,21 @@ def _settings(
     }
 
 
-def _problem(target: TargetFacts, device: BlockDevice) -> KdumpError | None:
-    if _find_partition(device.dm_uuid):
-        return None  # what is wrong with it is wrong with the whole
+def _paths(target: OnBlockDevices, device: MultipathDevice) -> list[Disk]:
+    return [path for path in target.under(device) if isinstance(path, Disk)]
+
+
+def _problem(target: OnBlockDevices, device: MultipathDevice) -> KdumpError | None:
+    paths = _paths(target, device)
+    if _find_partition(device.dm_uuid) or len(paths) < len(target.under(device)):
+        # What is wrong with it is wrong with the whole; and what is no disk is named as what no hook provides.
+        return None
     where = f"{target.name}: {device.name} ({device.dm_name})"
     if not re.fullmatch(r"[A-Za-z0-9.,+=:@/_-]+", device.dm_uuid):
         return HostError(
             f"{where}: its dm UUID, {device.dm_uuid!r}, has characters that cannot be handed on",
             hint="set uid_attribute in /etc/multipath.conf to a property without white space, or name another target",
         )
-    paths = target.under(device)
     if not paths:
         return HostError(f"{where}: no path leads to it", hint="mend its paths (multipath -ll), or name another target")
     mute = [path.name for path in paths if not devices.id_word(path.disk_id)]

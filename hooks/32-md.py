@@ -2,7 +2,8 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import BlockDevice, Contribution, HostFacts, OnFailure, Phase, TargetFacts
+from kdump_initramfs.model import Contribution, HostFacts, StorageLayer
+from kdump_initramfs.storage import Array, OnBlockDevices, layers
 
 # Module of the personality for md/level (Documentation/admin-guide/md.rst).
 _MODULES = {"raid4": "raid456", "raid5": "raid456", "raid6": "raid456"}
@@ -10,42 +11,32 @@ _FIRST = 64
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    arrays = {position: _arrays(target) for position, target in enumerate(host.targets)}
-    every = {array.name: array for found in arrays.values() for array in found}
-    if not every:
+    arrays = layers(host.targets, Array)
+    if not arrays:
         return None
     if not host.tools.mdadm:
         raise HostError("mdadm: no such program, but the dump target is on software RAID", hint="install mdadm")
-    return Contribution(
+    # The name that each gets, the same for all targets.
+    names = {name: f"md{_FIRST + number}" for number, name in enumerate(arrays.names)}
+    return StorageLayer(
         binaries=(host.tools.mdadm,),
-        modules=("md_mod", *dict.fromkeys(_MODULES.get(array.md_level, array.md_level) for array in every.values())),
+        modules=("md_mod", *dict.fromkeys(_MODULES.get(array.level, array.level) for array in arrays.devices)),
         target_settings={
-            position: {
+            target: {
                 "KDUMP_MDADM": host.tools.mdadm,
-                # For each: the name that it gets, the same for all targets, and its UUID.
-                "KDUMP_MD_ARRAYS": " ".join(
-                    f"md{_FIRST + list(every).index(array.name)} {_uuid(host.targets[position], array)}"
-                    for array in found
-                ),
+                # For each: its name, and its UUID.
+                "KDUMP_MD_ARRAYS": " ".join(f"{names[array.name]} {_uuid(target, array)}" for array in found),
             }
-            for position, found in arrays.items()
-            if found
+            for target, found in arrays.by_target.items()
         },
-        provides=tuple(every),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
+        provides=arrays.names,
     )
 
 
-def _arrays(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    """Return the arrays, the lowest first: one that is started degraded is there for the one above it."""
-    return tuple(device for device in reversed(target.stack) if device.kind == "md")
-
-
-def _uuid(target: TargetFacts, array: BlockDevice) -> str:
+def _uuid(target: OnBlockDevices, array: Array) -> str:
     """Return the UUID of an array, which its members carry, in the form of mdadm(8): four words of eight digits."""
-    members = (member for member in target.under(array) if member.content_type == "linux_raid_member")
-    uuid = next((member.content_uuid for member in members), "").replace("-", "")
+    members = (member for member in target.under(array) if member.content.type == "linux_raid_member")
+    uuid = next((member.content.uuid for member in members), "").replace("-", "")
     if len(uuid) != 32:
         raise HostError(
             f"{array.name}: the UUID of this array is not to be found",

@@ -5,19 +5,19 @@ derive, the crashed kernel leaves the volume key in the memory of the capture ke
 loader/volume_keys.py here); this hook only ever knows what that key is called.
 """
 
+from collections.abc import Iterable
+
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.model import (
     VOLUME_KEY_PREFIX,
-    BlockDevice,
     Contribution,
     CryptEntry,
     File,
     HostFacts,
-    OnFailure,
-    Phase,
-    TargetFacts,
+    StorageLayer,
 )
+from kdump_initramfs.storage import CryptDevice, LuksHeader, OnBlockDevices, layers
 
 # What dm-crypt and cryptsetup ask the kernel for by name, as aliases of modules; one that a kernel has built in, or
 # does not have, is passed over.
@@ -41,59 +41,66 @@ _RESTORED = "%user:"
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    devices = {position: _devices(target) for position, target in enumerate(host.targets)}
-    every = {device.name: (host.targets[position], device) for position, found in devices.items() for device in found}
-    if not every:
+    encrypted = layers(host.targets, CryptDevice)
+    if not encrypted:
         return None
     if not host.tools.cryptsetup:
         raise HostError("cryptsetup: no such program, but the dump target is encrypted", hint="install cryptsetup")
-    keys = _keys(host, list(every.values()))
-    return Contribution(
+    keys = _keys(host, encrypted.found)
+    # The name that each gets, the same for all targets.
+    names = {name: f"kdump{number}" for number, name in enumerate(encrypted.names)}
+    return StorageLayer(
         binaries=(host.tools.cryptsetup,),
         modules=("dm_mod", "dm_crypt"),
-        modaliases=_ALGORITHMS,
+        modaliases=(*_ALGORITHMS, *_requests(encrypted.found)),
         entries=tuple(
             File(path=key, source=key, mode=0o600, reason="key file of crypttab")
             for key in sorted(set(keys.values()))
             if key.startswith("/")
         ),
         target_settings={
-            position: {
+            target: {
                 "KDUMP_CRYPTSETUP": host.tools.cryptsetup,
-                # For each: UUID of its header, name, dm UUID, key. The name is ours, the same for all targets.
+                # For each: UUID of its header, name, dm UUID, key.
                 "KDUMP_CRYPT": " ".join(
-                    f"{_header_uuid(device)} kdump{number} {_dm_uuid(device)}kdump{number} {keys[device.dm_name]}"
+                    f"{_header_uuid(device)} {name} {_dm_uuid(device)}{name} {keys[device.dm_name]}"
                     for device in found
-                    for number in [list(every).index(device.name)]
+                    for name in [names[device.name]]
                 ),
             }
-            for position, found in devices.items()
-            if found
+            for target, found in encrypted.by_target.items()
         },
-        provides=tuple(every),
+        provides=encrypted.names,
         volume_keys=tuple(key.removeprefix(_RESTORED) for key in keys.values() if key.startswith(_RESTORED)),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
     )
 
 
-def _devices(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    """Return the encrypted devices, the lowest first: the order in which they can be opened."""
-    return tuple(device for device in reversed(target.stack) if device.kind == "crypt")
+def _headers(target: OnBlockDevices, device: CryptDevice) -> list[LuksHeader]:
+    return [below.content.luks for below in target.under(device) if below.content.luks is not None]
 
 
-def _header_uuid(device: BlockDevice) -> str:
+def _requests(found: Iterable[tuple[OnBlockDevices, CryptDevice]]) -> tuple[str, ...]:
+    """Return what the kernel asks for to open these devices, as their headers and their tables say."""
+    headers = [header for target, device in found for header in _headers(target, device)]
+    wanted = (
+        *(name for header in headers for name in header.requests),
+        *(name for _, each in found for name in each.requests),
+    )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _header_uuid(device: CryptDevice) -> str:
     """Return the UUID of the LUKS header, which dm/uuid has without dashes: CRYPT-LUKS2-UUID-NAME."""
     raw = device.dm_uuid.split("-")[2]
     return "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
 
 
-def _dm_uuid(device: BlockDevice) -> str:
+def _dm_uuid(device: CryptDevice) -> str:
     """Return dm/uuid without the name at its end."""
     return "-".join(device.dm_uuid.split("-")[:3]) + "-"
 
 
-def _keys(host: HostFacts, devices: list[tuple[TargetFacts, BlockDevice]]) -> dict[str, str]:
+def _keys(host: HostFacts, devices: Iterable[tuple[OnBlockDevices, CryptDevice]]) -> dict[str, str]:
     """Return name -> what opens the device: the path of a key file, or %user:DESCRIPTION of a volume key.
 
     What stands against opening a device unattended is raised for all of them together.
@@ -114,13 +121,18 @@ def _keys(host: HostFacts, devices: list[tuple[TargetFacts, BlockDevice]]) -> di
     return keys
 
 
-def _problem(host: HostFacts, target: TargetFacts, device: BlockDevice, entry: CryptEntry | None) -> KdumpError | None:
+def _problem(
+    host: HostFacts, target: OnBlockDevices, device: CryptDevice, entry: CryptEntry | None
+) -> KdumpError | None:
     """Return what stands against opening the device with a key file."""
     where = f"{target.name}: {device.name} ({device.dm_name})"
     if not device.dm_uuid.startswith(_PREFIX):
         return HostError(
             f"{where} is encrypted, but not by LUKS", hint="name a target that is on LUKS or not encrypted"
         )
+    for header in _headers(target, device):
+        if header.problem:
+            return HostError(f"{where} {header.problem}", hint="name a target that is on plain LUKS or not encrypted")
     if entry is None or not entry.key_file.startswith("/"):
         return HostError(
             f"{where} is opened by a passphrase, which nobody can type after a crash",
@@ -132,7 +144,7 @@ def _problem(host: HostFacts, target: TargetFacts, device: BlockDevice, entry: C
             f"{where}: what /etc/crypttab says of it ({', '.join(unknown)}) is not followed after a crash",
             hint="add a whole file as a key with cryptsetup luksAddKey and name that, or name another target",
         )
-    needed = max((below.luks_kdf_kib for below in target.under(device)), default=0) << 10
+    needed = max((header.kdf_kib for header in _headers(target, device)), default=0) << 10
     if host.reserved_bytes and needed > host.reserved_bytes // 2:
         return HostError(
             f"{where} takes {needed >> 20} MiB to open (Argon2), and {host.reserved_bytes >> 20} MiB are reserved",
@@ -148,7 +160,7 @@ def _options(entry: CryptEntry) -> set[str]:
 # --- volume keys -------------------------------------------------------------------------------------------------
 
 
-def _volume_key(host: HostFacts, device: BlockDevice, entry: CryptEntry | None) -> str:
+def _volume_key(host: HostFacts, device: CryptDevice, entry: CryptEntry | None) -> str:
     """Return the description of the device's volume key, if it can be handed over; else ""."""
     if not _can_hand_over(host, device, entry) or not host.tools.cryptsetup_takes_volume_keys:
         return ""
@@ -157,7 +169,7 @@ def _volume_key(host: HostFacts, device: BlockDevice, entry: CryptEntry | None) 
     return known if len(known.encode("utf-8", "surrogateescape")) <= _DESCRIPTION_BYTES else ""
 
 
-def _can_hand_over(host: HostFacts, device: BlockDevice, entry: CryptEntry | None) -> bool:
+def _can_hand_over(host: HostFacts, device: CryptDevice, entry: CryptEntry | None) -> bool:
     """Tell whether the kernel can hand over a volume key that opens this device, wherever it comes from."""
     is_whole = entry is None or not _options(entry) & _NOT_FOLLOWED
     can = host.kernel.hands_over_volume_keys and host.machine in _MACHINES
@@ -174,11 +186,11 @@ def _linked(entry: CryptEntry) -> str:
     return next((option.removeprefix(start) for option in entry.options if option.startswith(start)), "")
 
 
-def _own_description(device: BlockDevice) -> str:
+def _own_description(device: CryptDevice) -> str:
     return f"{VOLUME_KEY_PREFIX}{_header_uuid(device)}"
 
 
-def _with_volume_key_hint(host: HostFacts, device: BlockDevice, problem: KdumpError) -> KdumpError:
+def _with_volume_key_hint(host: HostFacts, device: CryptDevice, problem: KdumpError) -> KdumpError:
     """Return the problem with a hint that tells of volume keys too, where the kernel hands them over."""
     if not _can_hand_over(host, device, None):
         return problem

@@ -1,10 +1,12 @@
 """Activate the logical volumes that targets stand on: by UUID, without udev, with a configuration of our own."""
 
 import re
+from collections.abc import Iterable, Iterator
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.model import BlockDevice, Contribution, HostFacts, OnFailure, Phase, TargetFacts, Text
+from kdump_initramfs.model import Contribution, HostFacts, StorageLayer, Text
+from kdump_initramfs.storage import BlockDevice, Layers, LogicalVolume, OnBlockDevices, layers
 
 # The host's lvm.conf, its filters and its devices file describe a running system: after a crash names differ and the
 # devices file may be empty. lvm.conf(5); reserved_memory would otherwise be locked in memory that we do not have.
@@ -51,8 +53,16 @@ backup {
 _UUID_PARTS = (6, 4, 4, 4, 4, 4, 6)
 _UUID_CHARACTERS = sum(_UUID_PARTS)
 
-# Modules beside dm_mod, by what the names of a volume's inner devices tell of its type (lib/activate/dev_manager.c and
-# lib/metadata/lv_manip.c of LVM2: layers and sub-volumes).
+# Target types of device-mapper that LVM's volumes are made of, but for those that are refused: vdo takes several
+# hundred MiB for its index (lvmvdo(7)), the others are made by nobody.
+_TARGET_TYPES = frozenset(
+    (
+        *("linear", "striped", "error", "zero", "mirror", "raid", "integrity", "snapshot", "snapshot-origin"),
+        *("snapshot-merge", "thin", "thin-pool", "cache", "writecache"),
+    )
+)
+# Where tables could not be read: modules beside dm_mod, by what the names of a volume's inner devices tell of its type
+# (lib/activate/dev_manager.c and lib/metadata/lv_manip.c of LVM2: layers and sub-volumes).
 _MODULES = {
     "_rimage_": ("dm_raid", "raid0", "raid1", "raid10", "raid456"),
     "_mimage_": ("dm_mirror",),
@@ -62,6 +72,9 @@ _MODULES = {
     "_cvol": ("dm_cache", "dm_cache_smq", "dm_writecache"),
     "_wcorig": ("dm_writecache",),
     "-cow": ("dm_snapshot",),
+    "-real": ("dm_snapshot",),
+    "_imeta": ("dm_integrity",),
+    "_iorig": ("dm_integrity",),
 }
 
 # What LVM puts in the place of a physical volume that is missing, by its dm/uuid (_add_error_or_zero_device() there).
@@ -72,31 +85,28 @@ _IMAGE_OR_METADATA = re.compile(r"_r(image|meta)_[0-9]+\Z")
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    inside = {position: _inside(target) for position, target in enumerate(host.targets)}
-    every = [device for found in inside.values() for device in found]
-    if not every:
+    inside = layers(host.targets, LogicalVolume)
+    if not inside:
         return None
     if not host.tools.lvm:
         raise HostError("lvm: no such program, but the dump target is a logical volume", hint="install lvm2")
-    warnings = _missing(host.targets)
-    return Contribution(
+    raise_together([problem for found in inside.found if (problem := _problem(*found)) is not None])
+    warnings = _missing(inside)
+    return StorageLayer(
         binaries=(host.tools.lvm,),
-        modules=("dm_mod", *_modules(every)),
+        modules=("dm_mod", *_modules(inside.devices)),
+        modaliases=_requests(inside.devices),
         entries=(Text(path="/etc/lvm/lvm.conf", content=_LVM_CONF),),
         target_settings={
-            position: _settings(host.tools.lvm, host.targets[position], found)
-            for position, found in inside.items()
-            if found
+            target: _settings(host.tools.lvm, target, found) for target, found in inside.by_target.items()
         },
-        provides=tuple(device.name for device in every),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
+        provides=inside.names,
         warnings=warnings,
     )
 
 
-def _settings(lvm: str, target: TargetFacts, inside: tuple[BlockDevice, ...]) -> dict[str, str]:
-    volumes = _volumes(target)
+def _settings(lvm: str, target: OnBlockDevices, inside: tuple[LogicalVolume, ...]) -> dict[str, str]:
+    volumes = _volumes(inside)
     pools = dict.fromkeys(_pool(device) for device in inside if device.dm_uuid.endswith("-tpool"))
     return {
         "KDUMP_LVM": lvm,
@@ -109,22 +119,33 @@ def _settings(lvm: str, target: TargetFacts, inside: tuple[BlockDevice, ...]) ->
     }
 
 
-def _inside(target: TargetFacts) -> tuple[BlockDevice, ...]:
-    """Return the logical volumes of a target with the devices that LVM makes for their insides."""
-    return tuple(device for device in target.stack if device.kind == "lvm")
+def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None:
+    odd = sorted(set(device.target_types) - _TARGET_TYPES)
+    if not odd and "_vdata" not in device.dm_name:
+        return None
+    group, name = _group_and_volume(device.dm_name)
+    return HostError(
+        f"{target.name}: logical volume {name} of group {group} is of type {', '.join(odd) or 'vdo'}, which the "
+        "capture environment does not activate",
+        hint="name a target on a linear, striped, RAID, thin or cached volume",
+    )
 
 
-def _volumes(target: TargetFacts) -> tuple[BlockDevice, ...]:
+def _volumes(inside: tuple[LogicalVolume, ...]) -> tuple[LogicalVolume, ...]:
     """Return the logical volumes that something else stands on: activating them brings their insides."""
-    found = _inside(target)
-    inner = {name for device in found for name in device.below}
-    return tuple(device for device in found if device.name not in inner)
+    inner = {name for device in inside for name in device.below}
+    return tuple(device for device in reversed(inside) if device.name not in inner)
 
 
-def _modules(devices: list[BlockDevice]) -> tuple[str, ...]:
+def _requests(devices: tuple[LogicalVolume, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for device in devices for name in device.requests))
+
+
+def _modules(devices: tuple[LogicalVolume, ...]) -> tuple[str, ...]:
     wanted = (
         module
         for device in devices
+        if not device.target_types
         for part, modules in _MODULES.items()
         if part in device.dm_name
         for module in modules
@@ -132,7 +153,7 @@ def _modules(devices: list[BlockDevice]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def _pool(device: BlockDevice) -> str:
+def _pool(device: LogicalVolume) -> str:
     """Return group/pool of a pool's device."""
     group, pool = _group_and_volume(device.dm_name.removesuffix("-tpool"))
     return f"{group}/{pool}"
@@ -144,7 +165,7 @@ def _group_and_volume(dm_name: str) -> tuple[str, str]:
     return group.replace("\0", "-"), volume.replace("\0", "-")
 
 
-def _selection(volume: BlockDevice) -> str:
+def _selection(volume: LogicalVolume) -> str:
     """Return what lvm's --select needs for this volume alone (lvmreport(7))."""
     both = volume.dm_uuid.removeprefix("LVM-")
     group, logical = both[:_UUID_CHARACTERS], both[_UUID_CHARACTERS : 2 * _UUID_CHARACTERS]
@@ -162,12 +183,12 @@ def _dashed(uuid: str) -> str:
 # --- physical volumes that are not there -------------------------------------------------------------------------
 
 
-def _missing(targets: tuple[TargetFacts, ...]) -> tuple[str, ...]:
+def _missing(inside: Layers[LogicalVolume]) -> tuple[str, ...]:
     """Return a warning for each volume that works without one of its physical volumes; raise for those that do not."""
     warnings: dict[str, None] = {}
     errors: dict[str, KdumpError] = {}
-    for target in targets:
-        for volume in _damaged(target):
+    for target, devices in inside.by_target.items():
+        for volume in _damaged(target, devices):
             group, name = _group_and_volume(volume.dm_name)
             what = f"{target.name}: logical volume {name} of group {group}"
             if _holds(_whole_images(target, volume), volume):
@@ -181,10 +202,10 @@ def _missing(targets: tuple[TargetFacts, ...]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _damaged(target: TargetFacts) -> tuple[BlockDevice, ...]:
+def _damaged(target: OnBlockDevices, devices: tuple[LogicalVolume, ...]) -> tuple[LogicalVolume, ...]:
     """Return the volumes that a physical volume is missing of: of an image, the volume that it is an image of."""
-    found: dict[str, BlockDevice] = {}
-    for stand_in in target.stack:
+    found: dict[str, LogicalVolume] = {}
+    for stand_in in devices:
         if _MISSING.search(stand_in.dm_uuid):
             for volume in _above(target, stand_in):
                 is_part = _IMAGE_OR_METADATA.search(volume.dm_name)
@@ -192,28 +213,32 @@ def _damaged(target: TargetFacts) -> tuple[BlockDevice, ...]:
     return tuple(found.values())
 
 
-def _above(target: TargetFacts, device: BlockDevice) -> tuple[BlockDevice, ...]:
-    return tuple(other for other in target.stack if device.name in other.below)
+def _above(target: OnBlockDevices, device: BlockDevice) -> tuple[LogicalVolume, ...]:
+    return tuple(_volumes_of(other for other in target.stack if device.name in other.below))
 
 
-def _images(target: TargetFacts, volume: BlockDevice) -> list[BlockDevice]:
-    return [device for device in target.under(volume) if _IMAGE.search(device.dm_name)]
+def _volumes_of(devices: Iterable[BlockDevice]) -> Iterator[LogicalVolume]:
+    return (device for device in devices if isinstance(device, LogicalVolume))
 
 
-def _whole_images(target: TargetFacts, volume: BlockDevice) -> list[BlockDevice]:
+def _images(target: OnBlockDevices, volume: LogicalVolume) -> list[LogicalVolume]:
+    return [device for device in _volumes_of(target.under(volume)) if _IMAGE.search(device.dm_name)]
+
+
+def _whole_images(target: OnBlockDevices, volume: LogicalVolume) -> list[LogicalVolume]:
     return [
         image
         for image in _images(target, volume)
-        if not any(_MISSING.search(device.dm_uuid) for device in target.under(image))
+        if not any(_MISSING.search(device.dm_uuid) for device in _volumes_of(target.under(image)))
     ]
 
 
-def _holds(images: list[BlockDevice], volume: BlockDevice) -> bool:
+def _holds(images: list[LogicalVolume], volume: LogicalVolume) -> bool:
     """Whether these images are enough. LVM calls a raid0 without one of them degraded too, and activates it."""
     return bool(images) and sum(image.size_bytes for image in images) >= volume.size_bytes
 
 
-def _can_lose_one(target: TargetFacts, inside: tuple[BlockDevice, ...]) -> bool:
+def _can_lose_one(target: OnBlockDevices, inside: tuple[LogicalVolume, ...]) -> bool:
     """Whether there are RAID volumes, and each of them is complete without one of its images."""
     raids = [(volume, images) for volume in inside if (images := _images(target, volume))]
     return bool(raids) and all(_holds(images[1:], volume) for volume, images in raids)

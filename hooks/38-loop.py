@@ -3,62 +3,48 @@
 from kdump_initramfs import devices
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.model import (
-    BlockDevice,
-    Contribution,
-    HostFacts,
-    Link,
-    LoopFile,
-    OnFailure,
-    Phase,
-    TargetFacts,
-    Text,
-)
+from kdump_initramfs.model import Contribution, HostFacts, Link, StorageLayer, Text
+from kdump_initramfs.storage import LoopDevice, OnBlockDevices, layers
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
     # The lowest first: a file may lie on what is behind another one.
-    every = {
-        device.name: (target, device, device.loop)
-        for target in host.targets
-        for device in reversed(target.stack)
-        if device.loop is not None
-    }
-    if not every:
+    loops = layers(host.targets, LoopDevice)
+    if not loops:
         return None
-    raise_together([problem for found in every.values() for problem in _problems(host, *found)])
-    numbers = {name: number for number, name in enumerate(every)}
-    modules = (module for _, _, file in every.values() for module in devices.FILESYSTEMS[file.filesystem.type].modules)
-    return Contribution(
+    raise_together([problem for found in loops.found for problem in _problems(host, *found)])
+    numbers = {name: number for number, name in enumerate(loops.names)}
+    filesystems = [device.file.filesystem for device in loops.devices]
+    modules = (module for each in filesystems for module in devices.FILESYSTEMS[each.type].modules)
+    return StorageLayer(
         modules=tuple(dict.fromkeys(("loop", *modules))),
+        modaliases=tuple(dict.fromkeys(name for each in filesystems for name in each.requests)),
         entries=(
             Link(path="/bin/losetup", target=host.tools.busybox, reason="busybox applet"),
-            *(entry for name, found in every.items() for entry in _described(numbers[name], *found)),
+            *(entry for target, device in loops.found for entry in _described(numbers[device.name], target, device)),
         ),
         target_settings={
-            position: {"KDUMP_LOOPS": " ".join(str(numbers[name]) for name in numbers if name in names)}
-            for position, target in enumerate(host.targets)
-            if (names := {device.name for device in target.stack if device.loop is not None})
+            target: {"KDUMP_LOOPS": " ".join(str(numbers[device.name]) for device in found)}
+            for target, found in loops.by_target.items()
         },
-        provides=tuple(every),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
+        provides=loops.names,
     )
 
 
-def _described(number: int, target: TargetFacts, device: BlockDevice, file: LoopFile) -> tuple[Text, Text]:
+def _described(number: int, target: OnBlockDevices, device: LoopDevice) -> tuple[Text, ...]:
     """Return how the devices below are known, and which file on them it is, as a line: offset, path."""
     return (
-        devices.filesystem(f"loop-{number}", target, file.filesystem, target.under(device)),
+        *devices.filesystem(f"loop-{number}", target, device.file.filesystem, target.under(device)),
         Text(
             path=f"{devices.DIRECTORY}/loop-{number}.file",
-            content=f"{file.offset_bytes} {file.path}\n",
+            content=f"{device.file.offset_bytes} {device.file.path}\n",
             reason=f"the file behind {device.name}",
         ),
     )
 
 
-def _problems(host: HostFacts, target: TargetFacts, device: BlockDevice, file: LoopFile) -> list[KdumpError]:
+def _problems(host: HostFacts, target: OnBlockDevices, device: LoopDevice) -> list[KdumpError]:
+    file = device.file
     where = f"{target.name}: {device.name} (/{file.path})"
     problems: list[KdumpError] = []
     if "losetup" not in host.tools.busybox_applets:

@@ -3,42 +3,34 @@
 from kdump_initramfs import devices
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.model import Contribution, Filesystem, HostFacts, Phase, TargetFacts
+from kdump_initramfs.model import Contribution, HostFacts, TargetDriver
+from kdump_initramfs.storage import DirectoryTarget
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    found = {
-        position: (target, target.filesystem)
-        for position, target in enumerate(host.targets)
-        if target.filesystem is not None and not target.filesystem.tag
-    }
+    # The number of a target is in the names of its files.
+    found = {target: number for number, target in enumerate(host.targets) if isinstance(target, DirectoryTarget)}
     if not found:
         return None
-    raise_together(
-        [
-            _unknown(target, filesystem)
-            for target, filesystem in found.values()
-            if filesystem.type not in devices.FILESYSTEMS
-        ]
-    )
-    modules = [module for _, filesystem in found.values() for module in devices.FILESYSTEMS[filesystem.type].modules]
-    return Contribution(
+    raise_together([_unknown(target) for target in found if target.filesystem.type not in devices.FILESYSTEMS])
+    modules = [module for target in found for module in devices.FILESYSTEMS[target.filesystem.type].modules]
+    return TargetDriver(
         modules=tuple(dict.fromkeys(modules)),
+        modaliases=tuple(dict.fromkeys(name for target in found for name in target.filesystem.requests)),
         entries=tuple(
-            devices.filesystem(f"target-{position}", target, filesystem, target.carriers)
-            for position, (target, filesystem) in found.items()
+            entry
+            for target, number in found.items()
+            for entry in devices.filesystem(f"target-{number}", target, target.filesystem, target.carriers)
         ),
-        target_settings={
-            position: {"KDUMP_DEVICE": f"target-{position}", "KDUMP_DIRECTORY": target.directory}
-            for position, (target, _) in found.items()
+        drives={
+            target: {"KDUMP_DEVICE": f"target-{number}", "KDUMP_DIRECTORY": target.directory}
+            for target, number in found.items()
         },
-        phase=Phase.TARGET,
-        drives=tuple(found),
     )
 
 
-def _unknown(target: TargetFacts, filesystem: Filesystem) -> KdumpError:
+def _unknown(target: DirectoryTarget) -> KdumpError:
     return HostError(
-        f"{target.name}: on {filesystem.type}, which the capture environment cannot mount",
+        f"{target.name}: on {target.filesystem.type}, which the capture environment cannot mount",
         hint=f"name a directory on one of {', '.join(devices.FILESYSTEMS)} in a [[target]]",
     )

@@ -1,8 +1,8 @@
 """Generic images: give back the memory of the drivers that nothing has asked for."""
 
 from kdump_initramfs.config import Config
-from kdump_initramfs.model import Contribution, HostFacts, Phase
+from kdump_initramfs.model import Contribution, HostFacts, Saver
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    return Contribution(phase=Phase.SAVE) if config.image.mode == "generic" else None
+    return Saver() if config.image.mode == "generic" else None

@@ -2,7 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
+from kdump_initramfs.model import Contribution, HostFacts, Saver
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution:
@@ -12,9 +12,8 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
             "makedumpfile, vmcore-dmesg: neither is there, and one is needed to save the crashed kernel's log",
             hint="install makedumpfile, or kexec-tools, which has vmcore-dmesg",
         )
-    return Contribution(
+    return Saver(
         binaries=tools,
         settings={"KDUMP_MAKEDUMPFILE": host.tools.makedumpfile, "KDUMP_VMCORE_DMESG": host.tools.vmcore_dmesg},
-        phase=Phase.SAVE,
-        on_failure=OnFailure.STOP if config.vmcore.collector == "dmesg" else OnFailure.CONTINUE,
+        required=config.vmcore.collector == "dmesg",
     )

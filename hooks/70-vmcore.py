@@ -2,7 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase, Text
+from kdump_initramfs.model import Contribution, HostFacts, Saver, Text
 
 # Option of makedumpfile(8) for each compression, in the order of preference: lzo is the fastest by far, zlib the
 # slowest, and a machine that dumps is down.
@@ -18,7 +18,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
     collectors = _collectors(config, host)
     copy_compression = _copy_compression(config, host)
     dump_level = config.vmcore.dump_level
-    return Contribution(
+    return Saver(
         binaries=tuple(
             path
             for path in (_makedumpfile(collectors, host), _zstd(copy_compression, host), _age(config, host))
@@ -38,8 +38,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
             # Encrypts on the way; nothing where the vmcore is not encrypted.
             "KDUMP_AGE": _age(config, host),
         },
-        phase=Phase.SAVE,
-        on_failure=OnFailure.STOP,
+        required=True,
         unlimited=True,
     )
 

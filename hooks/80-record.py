@@ -1,17 +1,17 @@
 """Save the capture environment's own log and the record of the dump."""
 
 from kdump_initramfs.config import Config
-from kdump_initramfs.model import Contribution, HostFacts, OnFailure, Phase
+from kdump_initramfs.model import Contribution, HostFacts, Saver
+from kdump_initramfs.storage import filesystem_of
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution:
-    return Contribution(
+    return Saver(
         target_settings={
-            position: {"KDUMP_TARGET_FS_UUID": target.filesystem.uuid if target.filesystem else ""}
-            for position, target in enumerate(host.targets)
+            target: {"KDUMP_TARGET_FS_UUID": filesystem.uuid if (filesystem := filesystem_of(target)) else ""}
+            for target in host.targets
         },
-        phase=Phase.SAVE,
         # Fails where what was saved cannot be read back.
-        on_failure=OnFailure.STOP,
+        required=True,
         unlimited=True,
     )

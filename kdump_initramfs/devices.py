@@ -5,18 +5,32 @@ Two things must agree before anything is written to a device: one that was made 
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
+from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts, Text
+from kdump_initramfs.model import Text
+from kdump_initramfs.storage import (
+    BlockDevice,
+    CryptDevice,
+    Disk,
+    Filesystem,
+    FurtherDevice,
+    LogicalVolume,
+    MappedDevice,
+    MultipathDevice,
+    OnBlockDevices,
+    Partition,
+    UnseenDevice,
+)
 
 DIRECTORY = "/etc/kdump/devices"
 
 _SECTOR_BYTES = 512
-# Kinds that dm/uuid tells apart: whoever made the device has put the identity of what is inside into it.
-_BY_DM_UUID = ("lvm", "crypt", "multipath", "dm")
+# dm/uuid tells them apart: whoever made the device has put the identity of what is inside into it.
+_Mapped = LogicalVolume | CryptDevice | MultipathDevice | MappedDevice
 
 
 class Mounted(Struct, frozen=True):
@@ -43,8 +57,20 @@ FILESYSTEMS = {
 }
 
 
-def filesystem(name: str, target: TargetFacts, found: Filesystem, carriers: Sequence[BlockDevice]) -> Text:
-    """Return the description of a file system of a type in FILESYSTEMS, and of the devices that carry it."""
+def filesystem(name: str, target: OnBlockDevices, found: Filesystem, carriers: Sequence[BlockDevice]) -> Iterator[Text]:
+    """Yield the descriptions of a file system of a type in FILESYSTEMS, and of each further device that it needs.
+
+    Raises HostError where a further device has too little that tells it from others.
+    """
+    further = {each.option: f"{name}-{each.option}" for each in found.further}
+    yield _filesystem(name, target, found, carriers, further)
+    for each in found.further:
+        yield _further(further[each.option], target, found, each)
+
+
+def _filesystem(
+    name: str, target: OnBlockDevices, found: Filesystem, carriers: Sequence[BlockDevice], further: Mapping[str, str]
+) -> Text:
     kind = FILESYSTEMS[found.type]
     values = {
         "device_name": _name(target, found),
@@ -52,30 +78,49 @@ def filesystem(name: str, target: TargetFacts, found: Filesystem, carriers: Sequ
         "device_count": str(max(1, len(carriers))),
         "device_agree": "1" if _is_known(carriers) else "0",
         "fs_type": kind.type or found.type,
-        "fs_options": ",".join(("rw", "nosuid", "nodev", "noexec", *kind.options, *found.options)),
+        "fs_options": ",".join(("rw", "nosuid", "nodev", "noexec", *kind.options)),
     }
+    if further:
+        values["device_further"] = " ".join(f"{option} {described}" for option, described in further.items())
     return _text(name, values | _identities(target, carriers))
 
 
-def bare(name: str, target: TargetFacts) -> Text:
+def _further(name: str, target: OnBlockDevices, found: Filesystem, further: FurtherDevice) -> Text:
+    device = next(each for each in target.stack if each.name == further.name)
+    called = f"{further.option} of {_name(target, found)}"
+    if further.uuid:
+        # An external journal has a superblock of ext4 (fs/ext4/super.c, ext4_get_journal_blkdev).
+        journal = Filesystem(type="ext4", uuid=further.uuid)
+        content = " ".join(_content(layout, journal) for layout in superblock.layouts("ext4"))
+        return _device(name, target, device, called=called, content=content, agree=1)
+    if identities(target, device) < 2:
+        raise HostError(
+            f"{target.name}: {device.name}, its {further.option}, has too little that tells it from another after a "
+            "crash",
+            hint="a partition of a GPT, a logical volume, or a disk with a serial number has enough",
+        )
+    return _device(name, target, device, called=called, content="", agree=2)
+
+
+def bare(name: str, target: OnBlockDevices) -> Text:
     """Return the description of a device that holds no file system; see `identities`."""
-    values = {
-        "device_name": f"the identity of {target.name}",
-        "device_content": "",
-        "device_count": "1",
-        "device_agree": str(identities(target, target.device)),
-    }
-    return _text(name, values | _identities(target, (target.device,)))
+    agree = identities(target, target.device)
+    return _device(name, target, target.device, called=f"the identity of {target.name}", content="", agree=agree)
 
 
-def identities(target: TargetFacts, device: BlockDevice) -> int:
+def _device(name: str, target: OnBlockDevices, device: BlockDevice, *, called: str, content: str, agree: int) -> Text:
+    values = {"device_name": called, "device_content": content, "device_count": "1", "device_agree": str(agree)}
+    return _text(name, values | _identities(target, (device,)))
+
+
+def identities(target: OnBlockDevices, device: BlockDevice) -> int:
     """Return how many things tell a device from others, at most 2; dm/uuid alone is as good as two."""
-    if device.kind in _BY_DM_UUID:
+    if isinstance(device, _Mapped):
         return 2 if device.dm_uuid else 0
-    return min(2, sum(bool(each) for each in (device.size_bytes, _disk_id(target, device), device.part_uuid)))
+    return min(2, sum(bool(each) for each in (device.size_bytes, _disk_id(target, device), _part_uuid(device))))
 
 
-def _name(target: TargetFacts, found: Filesystem) -> str:
+def _name(target: OnBlockDevices, found: Filesystem) -> str:
     """Return how messages call a file system."""
     if found.uuid:
         return f"file system UUID {found.uuid}"
@@ -94,31 +139,38 @@ def _content(layout: superblock.Superblock, found: Filesystem) -> str:
 
 def _is_known(carriers: Sequence[BlockDevice]) -> bool:
     """Whether the devices were seen: of a machine that is not here, there is nothing that could agree."""
-    return any(device.dm_uuid or device.size_bytes or device.part_uuid for device in carriers)
-
-
-def _identities(target: TargetFacts, carriers: Sequence[BlockDevice]) -> dict[str, str]:
-    words = [
-        f"{device.size_bytes // _SECTOR_BYTES or ''}:{_disk_id(target, device)}:{device.part_uuid}"
+    return any(
+        device.size_bytes or _part_uuid(device) or (isinstance(device, _Mapped) and device.dm_uuid)
         for device in carriers
-        if device.kind not in _BY_DM_UUID
+    )
+
+
+def _identities(target: OnBlockDevices, carriers: Sequence[BlockDevice]) -> dict[str, str]:
+    words = [
+        f"{device.size_bytes // _SECTOR_BYTES or ''}:{_disk_id(target, device)}:{_part_uuid(device)}"
+        for device in carriers
+        if not isinstance(device, _Mapped)
     ]
     return {
-        "device_dm_uuids": " ".join(_dm_prefix(device) for device in carriers if device.kind in _BY_DM_UUID),
+        "device_dm_uuids": " ".join(_dm_prefix(device) for device in carriers if isinstance(device, _Mapped)),
         # Sectors, id of the disk, UUID of the partition: each may be empty.
         "device_disks": " ".join(word for word in words if word != "::"),
     }
 
 
-def _dm_prefix(device: BlockDevice) -> str:
+def _dm_prefix(device: _Mapped) -> str:
     """Return dm/uuid as far as it stays: dm-crypt ends it with the name under which a device was opened."""
     return re.sub(r"^(CRYPT-[A-Z0-9]+-[0-9a-f]{32}-).*", r"\1", device.dm_uuid)
 
 
-def _disk_id(target: TargetFacts, device: BlockDevice) -> str:
+def _disk_id(target: OnBlockDevices, device: BlockDevice) -> str:
     """Return the id of the disk that a device is, or is a partition of."""
-    disk = device if device.kind != "partition" else next(iter(target.under(device)), device)
-    return id_word(disk.disk_id)
+    disk = next(iter(target.under(device)), device) if isinstance(device, Partition) else device
+    return id_word(disk.disk_id) if isinstance(disk, Disk) else ""
+
+
+def _part_uuid(device: BlockDevice) -> str:
+    return device.part_uuid if isinstance(device, Partition | UnseenDevice) else ""
 
 
 def id_word(disk_id: str) -> str:

@@ -17,7 +17,7 @@ from kdump_initramfs import resources, run
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HookError, KdumpError, Problems
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import Contribution, HookRun, HostFacts, Phase
+from kdump_initramfs.model import BootStep, BuildOnly, Contribution, HookRun, HostFacts, StorageLayer
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,15 @@ def contribute(config: Config, host: HostFacts, *, root: Root, problems: Problem
 
 
 def _script(files: HookFiles, contribution: Contribution) -> str:
-    if contribution.phase is Phase.NONE:
+    # What has nothing but a build side; an exact type, since the others add the same and more.
+    if type(contribution) is BuildOnly or (isinstance(contribution, StorageLayer) and not files.capture):
         return ""
     if not files.capture:
-        raise HookError(f"{files.build}: has a phase but no {files.name}.sh", hint="add the script, or drop the phase")
+        kind = type(contribution).__name__
+        raise HookError(
+            f"{files.build}: contributes a {kind} but has no {files.name}.sh",
+            hint="add the script, or return a BuildOnly",
+        )
     _check_syntax(files.capture)
     return files.capture
 
@@ -96,7 +101,7 @@ def _check_syntax(path: str) -> None:
 def _ask(files: HookFiles, config: Config, host: HostFacts) -> Contribution | None:
     if not files.build:
         # A script alone is one that runs for every host, before the targets.
-        return Contribution(phase=Phase.BOOT) if files.capture else None
+        return BootStep() if files.capture else None
     module = _import(files.build)
     contribute_function = getattr(module, "contribute", None)
     if contribute_function is None:
@@ -108,7 +113,10 @@ def _ask(files: HookFiles, config: Config, host: HostFacts) -> Contribution | No
     except (Exception, SystemExit) as error:  # a site's hook may fail in any way
         raise HookError(f"{files.build}: {type(error).__name__}: {error}", hint="mend or mask this hook") from error
     if not isinstance(contribution, Contribution | None):
-        raise HookError(f"{files.build}: contribute() returned {contribution!r}", hint="return a Contribution or None")
+        raise HookError(
+            f"{files.build}: contribute() returned {contribution!r}",
+            hint="return one of the contributions of kdump_initramfs.model, or None",
+        )
     return contribution
 
 

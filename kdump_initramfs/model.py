@@ -5,38 +5,16 @@ dataclass, but defined in microseconds (start-up is paid on every kernel install
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Literal
 
 from msgspec import Struct, field
 
 from kdump_initramfs.config import Config
+from kdump_initramfs.storage import OnBlockDevices, TargetFacts
 
+# Of what is printed as JSON, and of facts with what holds them: `probe --json`, manifests.
 SCHEMA = 1
-
-
-class OnFailure(StrEnum):
-    """What /init does when a hook fails."""
-
-    # Log it and go on.
-    CONTINUE = "continue"
-    # This target has failed: what comes before its opening ends there, what saves goes on, the next target is tried.
-    STOP = "stop"
-
-
-class Phase(StrEnum):
-    """When the capture side of a hook runs."""
-
-    # Once, before any target.
-    BOOT = "boot"
-    # For each target: make its storage or network available.
-    STORAGE = "storage"
-    # The driver of one kind of target: answers open, put, commit and close.
-    TARGET = "target"
-    # For each target that is open: save something.
-    SAVE = "save"
-    # Never: there is a build side alone.
-    NONE = "none"
+FACTS_SCHEMA = 2
 
 
 # --- entries of an image -----------------------------------------------------------------------------------------
@@ -94,9 +72,6 @@ class Node(_Entry, frozen=True, kw_only=True, tag="node"):
 Entry = Dir | File | Module | Text | Link | Node
 
 
-# A share (virtiofs, 9p) is no block device, but a device all the same.
-BlockKind = Literal["disk", "partition", "lvm", "crypt", "multipath", "dm", "md", "loop", "share"]
-
 # A volume key whose description crypttab does not tell is called so, with the UUID of the LUKS header behind. The name
 # is that of kdump-utils (kdump-lib-initramfs.sh), so that a machine that was prepared for it needs no more.
 VOLUME_KEY_PREFIX = "kdump-cryptsetup:vk-"
@@ -117,92 +92,6 @@ class Kernel(Struct, frozen=True, kw_only=True):
     hands_over_volume_keys: bool = False
     # Why kexec gets a copy that is beside the capture image; "" where it gets the image itself.
     copied_because: Literal["", "packed", "unmounted"] = ""
-
-
-class Filesystem(Struct, frozen=True, kw_only=True):
-    type: str
-    # As blkid(8) prints it; "" where it is known by its label alone, or has none.
-    uuid: str
-    # Mount options that the capture kernel needs as well (none that name a policy of the running system).
-    options: tuple[str, ...] = ()
-    # "" where the UUID is known, or there is none.
-    label: str = ""
-    # What a share is mounted by: its tag. "" on block devices.
-    tag: str = ""
-
-
-class LoopFile(Struct, frozen=True, kw_only=True):
-    """The file behind a loop device; the devices that carry its file system are those below the loop device."""
-
-    # From the root of that file system, without a slash at the beginning.
-    path: str
-    # Where in the file the device begins (losetup -o).
-    offset_bytes: int
-    filesystem: Filesystem
-
-
-class BlockDevice(Struct, frozen=True, kw_only=True):
-    """One layer of what a target stands on (/sys/dev/block)."""
-
-    # Kernel name, for messages only: it may be another one after the crash.
-    name: str
-    kind: BlockKind
-    # "major:minor" as of now.
-    number: str
-    size_bytes: int
-    # Modules of the drivers from the disk up to its bus, the disk's own first (driver/module links of sysfs).
-    drivers: tuple[str, ...] = ()
-    # modalias of the same devices, where a driver is built in.
-    modaliases: tuple[str, ...] = ()
-    # What the disk says of itself: WWN or serial number, whichever sysfs has; "" if none.
-    disk_id: str = ""
-    # dm/name and dm/uuid, without which this is no device-mapper device.
-    dm_name: str = ""
-    dm_uuid: str = ""
-    # md/level: raid0, raid1, raid4, raid5, raid6, raid10, linear; "" if this is no array.
-    md_level: str = ""
-    # What is behind a loop device.
-    loop: LoopFile | None = None
-    # Of a partition: its UUID in the partition table, in lower case (ID_PART_ENTRY_UUID of udev).
-    part_uuid: str = ""
-    # What lies on the device, as blkid(8) says it: ext4, LVM2_member, crypto_LUKS, linux_raid_member, …
-    content_type: str = ""
-    # Its UUID: of the file system, the physical volume, the LUKS header or the array.
-    content_uuid: str = ""
-    # Memory that opening a LUKS device on this one takes (Argon2); 0 if none, or if the header could not be read.
-    luks_kdf_kib: int = 0
-    # The devices below, by kernel name.
-    below: tuple[str, ...] = ()
-
-
-class TargetFacts(Struct, frozen=True, kw_only=True):
-    """One configured target and what it stands on."""
-
-    kind: str
-    # As configured: the directory on the running system, or the device.
-    name: str
-    # Directory of the dumps below the root of `filesystem`; "" for that root itself.
-    directory: str
-    # None of a device that is written to as it is.
-    filesystem: Filesystem | None
-    # The layers, outermost (those that carry the file system) first, disks last.
-    stack: tuple[BlockDevice, ...]
-    # Kernel names of the devices that carry the file system: one, or all of a btrfs.
-    devices: tuple[str, ...] = ()
-    # The most time that it may take; 0 for its share of what is left.
-    budget_s: int = 0
-
-    @property
-    def carriers(self) -> tuple[BlockDevice, ...]:
-        return tuple(device for device in self.stack if device.name in self.devices) or self.stack[:1]
-
-    @property
-    def device(self) -> BlockDevice:
-        return self.stack[0]
-
-    def under(self, device: BlockDevice) -> tuple[BlockDevice, ...]:
-        """Return the layers directly below one of the stack."""
-        return tuple(other for other in self.stack if other.name in device.below)
 
 
 class CryptEntry(Struct, frozen=True, kw_only=True):
@@ -253,7 +142,7 @@ class Tools(Struct, frozen=True, kw_only=True):
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
-    schema: int = SCHEMA
+    schema: int = FACTS_SCHEMA
     # /etc/hostname, or "localhost".
     hostname: str
     # As `uname -m` says it, from the ELF header of the root's shell.
@@ -279,6 +168,9 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 # --- what hooks say ----------------------------------------------------------------------------------------------
 
 
+Settings = Mapping[str, str]
+
+
 class DriverSet(Struct, frozen=True, kw_only=True):
     """Modules for devices that are not known yet: taken along, and loaded when a device asks for them."""
 
@@ -290,35 +182,61 @@ class DriverSet(Struct, frozen=True, kw_only=True):
     independent_of: tuple[str, ...] = ()
 
 
-class Contribution(Struct, frozen=True, kw_only=True):
-    """What one hook adds to the image. A hook with nothing to add contributes None."""
+class BuildOnly(Struct, frozen=True, kw_only=True):
+    """What a hook adds to the image that has no capture side; the other contributions add the same, and more."""
 
     # Names (looked up in the root's usual directories) or absolute paths; libraries follow by themselves.
     binaries: tuple[str, ...] = ()
     # Kernel modules in load order; what they depend on is put before them, built-in ones are left out.
     modules: tuple[str, ...] = ()
-    # modalias strings whose modules are wanted, behind the others of this hook and before those of the next.
+    # modalias strings and other aliases whose modules are wanted, behind the others of this hook and before those of
+    # the next; one that no module answers to is passed over.
     modaliases: tuple[str, ...] = ()
     # Modules that are loaded by what devices ask for; 25-drivers.sh does that.
     drivers: DriverSet | None = None
     entries: tuple[Entry, ...] = ()
     # Settings for the scripts; names start with KDUMP_.
-    settings: Mapping[str, str] = {}
-    # Settings that hold for one target, by its position in HostFacts.targets.
-    target_settings: Mapping[int, Mapping[str, str]] = {}
-    # When the capture side runs.
-    phase: Phase = Phase.NONE
-    on_failure: OnFailure = OnFailure.CONTINUE
-    # For phase SAVE: whether it takes as long as it takes, and not only what a hook may take (capture.hook_timeout_s).
-    unlimited: bool = False
-    # Layers (by kernel name) that exist in the capture kernel because of this hook; a target needs all of its own.
-    provides: tuple[str, ...] = ()
-    # For phase TARGET: the positions of the targets that this hook drives; each target needs exactly one driver.
-    drives: tuple[int, ...] = ()
-    # Descriptions of the logon keys that the running kernel hands over to the capture kernel; no key itself.
-    volume_keys: tuple[str, ...] = ()
+    settings: Settings = {}
     # What the administrator should know: it works, but weaker than it could.
     warnings: tuple[str, ...] = ()
+
+
+class BootStep(BuildOnly, frozen=True, kw_only=True):
+    """Its capture side runs once, before any target."""
+
+
+class StorageLayer(BuildOnly, frozen=True, kw_only=True):
+    """Makes layers that targets stand on. It may lack a capture side: a disk is there once its drivers are loaded."""
+
+    # Kernel names of the layers that exist in the capture kernel because of this hook; a target needs all of its own.
+    provides: tuple[str, ...]
+    # Settings that hold for one target.
+    target_settings: Mapping[OnBlockDevices, Settings] = {}
+    # Descriptions of the logon keys that the running kernel hands over to the capture kernel; no key itself.
+    volume_keys: tuple[str, ...] = ()
+
+
+class TargetDriver(BuildOnly, frozen=True, kw_only=True):
+    """Drives one kind of target: its capture side answers open, put, drop, commit, digest and close."""
+
+    # The targets that it drives, each with its own settings; each target needs exactly one driver.
+    drives: Mapping[TargetFacts, Settings]
+
+
+class Saver(BuildOnly, frozen=True, kw_only=True):
+    """Its capture side runs for each target that is open, and saves something."""
+
+    # Whether a target has failed when this has.
+    required: bool = False
+    # Whether it takes as long as it takes, and not only what a hook may take (capture.hook_timeout_s).
+    unlimited: bool = False
+    # Settings that hold for one target.
+    target_settings: Mapping[TargetFacts, Settings] = {}
+
+
+# What one hook adds to the image, by the phase in which its capture side runs; a hook with nothing to add contributes
+# None.
+Contribution = BuildOnly | BootStep | StorageLayer | TargetDriver | Saver
 
 
 class HookRun(Struct, frozen=True, kw_only=True):
@@ -368,7 +286,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """What an image is made of; travels inside it as /etc/kdump/manifest.json."""
 
-    schema: int = SCHEMA
+    schema: int = FACTS_SCHEMA
     tool: str
     kernel: Kernel
     # sha256 of the kernel image that the capture image is meant for.

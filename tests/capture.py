@@ -16,7 +16,16 @@ from kdump_initramfs import build, config
 from kdump_initramfs.formats import cpio
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import inspect, record, unpack
-from kdump_initramfs.model import BlockDevice, Filesystem, HostFacts, ImageRecord, Kernel, TargetFacts
+from kdump_initramfs.model import HostFacts, ImageRecord, Kernel
+from kdump_initramfs.storage import (
+    BlockDevice,
+    DirectoryTarget,
+    Disk,
+    Filesystem,
+    LogicalVolume,
+    Partition,
+    TargetFacts,
+)
 from tests import kernels
 
 HOST = "demo"
@@ -79,19 +88,19 @@ def target(
     partition: bool = False,
     lvm: bool = False,
     size_bytes: int = 0,
-) -> TargetFacts:
+) -> DirectoryTarget:
     """Return a target on a disk of that driver, or on a partition of it, or on a logical volume on either.
 
     `size_bytes` is that of the partition, or of the disk; 0 was not seen, and any will do.
     """
-    stack = [BlockDevice(name="disk0", kind="disk", number="8:0", size_bytes=size_bytes, drivers=_DRIVERS[driver])]
+    disk = Disk(name="disk0", number="8:0", size_bytes=size_bytes, drivers=_DRIVERS[driver])
+    stack: list[BlockDevice] = [disk]
     if partition:
         below = (stack[0].name,)
-        stack.insert(0, BlockDevice(name="part1", kind="partition", number="8:1", size_bytes=size_bytes, below=below))
+        stack.insert(0, Partition(name="part1", number="8:1", size_bytes=size_bytes, below=below))
     if lvm:
-        volume = BlockDevice(
+        volume = LogicalVolume(
             name="dm-0",
-            kind="lvm",
             number="254:0",
             size_bytes=1 << 30,
             dm_name="crash--vg-dump--lv",
@@ -99,12 +108,13 @@ def target(
             below=(stack[0].name,),
         )
         stack.insert(0, volume)
-    return TargetFacts(
+    return DirectoryTarget(
         kind="path",
         name=f"/srv/{uuid[:8]}/{directory}",
         directory=directory,
         filesystem=Filesystem(type=fs, uuid=uuid),
         stack=tuple(stack),
+        devices=(stack[0].name,),
     )
 
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from kdump_initramfs.config import DiskTarget, PathTarget
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.host import block, content, crypttab, keyring, stack, targets
+from kdump_initramfs.host import block, content, crypttab, keyring, layer, stack, targets
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import CryptEntry, TargetFacts
+from kdump_initramfs.model import CryptEntry
+from kdump_initramfs.storage import Content, DirectoryTarget, Disk, Filesystem, LoopFile
 from tests import trees
+from tests.narrow import only
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
 HostRoot = Callable[[str], Root]
@@ -28,7 +30,7 @@ def test_stack_goes_from_the_volume_down_to_the_disk(host_root: HostRoot) -> Non
         ("vda2", "partition"),
         ("vda", "disk"),
     ]
-    assert found[0].content_uuid == "7a1c5a52-6c8e-4f0e-9d3a-3f1f0e2b7c11"
+    assert found[0].content.uuid == "7a1c5a52-6c8e-4f0e-9d3a-3f1f0e2b7c11"
     assert found[2].size_bytes == 39841792 * 512
 
 
@@ -47,10 +49,12 @@ def test_all_devices_of_a_btrfs_are_found_by_any(host_root: HostRoot) -> None:
 
 def test_serial_number_that_cannot_be_read_is_none(sysroot: Make) -> None:
     # A directory, as reading a SCSI disk's wwid fails (EINVAL) and not because nothing is there.
-    disk = "/sys/devices/pci0/host0/block/sda"
-    files = {f"{disk}/dev": "8:0\n", f"{disk}/device/wwid/": "", f"{disk}/device/serial": "S1\n"}
-    root = sysroot({"/sys/dev/block/8:0": Path("../../devices/pci0/host0/block/sda"), **files})
-    assert stack.read(root, (), ["8:0"])[0].disk_id == "S1"
+    device = "/sys/devices/pci0/host0/0:0:0:0"
+    files: dict[str, str | bytes | Path] = {f"{device}/block/sda/dev": "8:0\n"}
+    files |= {f"{device}/block/sda/device": Path("../../../0:0:0:0"), f"{device}/subsystem": Path("/sys/bus/scsi")}
+    files |= {f"{device}/wwid/": "", f"{device}/serial": "S1\n", "/sys/devices/pci0/driver/module/": ""}
+    root = sysroot({"/sys/dev/block/8:0": Path("../../devices/pci0/host0/0:0:0:0/block/sda"), **files})
+    assert only(Disk, *stack.read(root, (), ["8:0"])).disk_id == "S1"
 
 
 # --- what lies on them -------------------------------------------------------------------------------------------
@@ -59,16 +63,16 @@ def test_serial_number_that_cannot_be_read_is_none(sysroot: Make) -> None:
 def test_content_is_what_udev_has_recorded(sysroot: Make) -> None:
     record = "S:disk/by-id/x\nI:1\nE:ID_FS_TYPE=LVM2_member\nE:ID_FS_UUID=Wk3nNn-XXf4\nE:ODD=a=b\nG:systemd\n"
     root = sysroot({"/run/udev/data/b8:1": record})
-    assert content.read(root, "sda1", "8:1", 1 << 30) == content.Content(type="LVM2_member", uuid="Wk3nNn-XXf4")
+    assert content.read(root, "sda1", "8:1", 1 << 30) == Content(type="LVM2_member", uuid="Wk3nNn-XXf4")
     assert content.udev(root, "8:1")["ODD"] == "a=b"
-    assert content.read(root, "sda2", "8:2", 1 << 30) == content.Content()
+    assert content.read(root, "sda2", "8:2", 1 << 30) == Content()
 
 
 def test_content_is_read_from_the_device_where_udev_is_not(sysroot: Make, tmp_path: Path) -> None:
     uuid = "0b5a9f5c-54b4-4a7c-8a4c-0a2f6f3d1e01"
     root = sysroot({"/dev/": ""})
     trees.make(f"device /dev/sda1 xfs {uuid}\n", Path(root.directory))
-    assert content.read(root, "sda1", "8:1", 1 << 30) == content.Content(type="xfs", uuid=uuid)
+    assert content.read(root, "sda1", "8:1", 1 << 30) == Content(type="xfs", uuid=uuid)
 
 
 CRYPTTAB = """\
@@ -150,7 +154,7 @@ DM = "/sys/devices/virtual/block/dm-0"
         ({"md/level": "raid1"}, "md"),
         ({"loop/backing_file": "/x"}, "loop"),
         ({"partition": "1"}, "partition"),
-        ({}, "disk"),
+        ({}, "unknown"),
     ],
 )
 def test_kind_of_device_is_told_by_its_directory(files: Mapping[str, str], kind: str, sysroot: Make) -> None:
@@ -159,7 +163,8 @@ def test_kind_of_device_is_told_by_its_directory(files: Mapping[str, str], kind:
         | {f"/sys/devices/virtual/block/{'vda/' if kind == 'partition' else ''}dm-0/{name}": text
            for name, text in ({"dev": "253:0", "size": "8"} | dict(files)).items()}
     )  # fmt: skip
-    assert block.read(root, block.directory_of(root, "253:0")).kind == kind
+    file = LoopFile(path="x", offset_bytes=0, filesystem=Filesystem(type="ext4", uuid="1"))
+    assert layer.read(root, block.directory_of(root, "253:0"), lambda name, directory: (file, ())).kind == kind
 
 
 def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> None:
@@ -184,22 +189,16 @@ def test_uuid_is_found_in_any_case(host_root: HostRoot) -> None:
 # --- targets -----------------------------------------------------------------------------------------------------
 
 
-def fs_type(target: TargetFacts) -> str:
-    assert target.filesystem
-    return target.filesystem.type
-
-
 @pytest.mark.parametrize("device", ["/dev/vda2", "/dev/disk/by-uuid/99887766-5544-3322-1100-ffeeddccbbaa"])
 def test_disk_target_is_found_by_its_path_or_a_link_to_it(device: str, host_root: HostRoot) -> None:
-    (found,) = targets.read(host_root("two-targets"), [DiskTarget(device=device, path="/a/b/")])
-    assert (found.device.name, fs_type(found), found.directory) == ("vda2", "xfs", "a/b")
+    found = only(DirectoryTarget, *targets.read(host_root("two-targets"), [DiskTarget(device=device, path="/a/b/")]))
+    assert (found.device.name, found.filesystem.type, found.directory) == ("vda2", "xfs", "a/b")
 
 
 def test_disk_target_that_udev_does_not_know_is_read(host_root: HostRoot) -> None:
     root = host_root("two-targets")
     trees.make("remove /run/udev\ndevice /dev/vda2 ext4 99887766-5544-3322-1100-ffeeddccbbaa", Path(root.directory))
-    (found,) = targets.read(root, [DiskTarget(device="/dev/vda2")])
-    assert fs_type(found) == "ext4"
+    assert only(DirectoryTarget, *targets.read(root, [DiskTarget(device="/dev/vda2")])).filesystem.type == "ext4"
 
 
 def test_disk_target_without_a_known_file_system_is_named(host_root: HostRoot) -> None:
@@ -225,5 +224,5 @@ def test_target_through_a_loop_of_links_is_named(host_root: HostRoot) -> None:
     "path", ["/var/crash/../../var/crash", "//var//crash/", "/var/crash/.", "/../../../../var/crash"]
 )
 def test_directory_is_resolved_inside_the_root(path: str, host_root: HostRoot) -> None:
-    (found,) = targets.read(host_root("two-targets"), [PathTarget(path=path)])
+    found = only(DirectoryTarget, *targets.read(host_root("two-targets"), [PathTarget(path=path)]))
     assert (found.name, found.directory) == (path, "var/crash")

@@ -11,7 +11,7 @@ from kdump_initramfs.check.finding import State
 from kdump_initramfs.config import RetentionSection
 from kdump_initramfs.host import kernel_config
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, TargetFacts
+from kdump_initramfs.storage import DeviceTarget, Disk, Partition
 from tests import kernels
 
 _MIB = 1 << 20
@@ -127,15 +127,15 @@ def test_retention_that_leaves_no_room_is_weak(section: RetentionSection, expect
 
 
 def test_raw_partition_has_a_size() -> None:
-    device = BlockDevice(name="sda1", kind="partition", number="8:1", size_bytes=1 << 30)
-    facts = TargetFacts(kind="raw", name="/dev/sda1", directory="", filesystem=None, stack=(device,))
+    device = Partition(name="sda1", number="8:1", size_bytes=1 << 30)
+    facts = DeviceTarget(kind="raw", name="/dev/sda1", stack=(device,))
     assert target.raw_size(facts, 1 << 29).state is State.OK
     assert target.raw_size(facts, 1 << 31).state is State.WEAK
 
 
 def test_drivers_are_those_of_the_file_system_and_of_every_layer() -> None:
-    device = BlockDevice(name="sda", kind="disk", number="8:0", size_bytes=0, drivers=("sd_mod", "ahci"))
-    facts = TargetFacts(kind="raw", name="/dev/sda", directory="", filesystem=None, stack=(device,))
+    device = Disk(name="sda", number="8:0", size_bytes=0, drivers=("sd_mod", "ahci"))
+    facts = DeviceTarget(kind="raw", name="/dev/sda", stack=(device,))
     (found,) = target.drivers(facts, {"sd_mod"})
     assert (found.state, found.seen) == (State.BROKEN, "the kernel has no ahci")
     (found,) = target.drivers(facts, {"sd_mod", "ahci"})

@@ -10,7 +10,7 @@ import pytest
 
 from kdump_initramfs import devices
 from kdump_initramfs.formats import partition, superblock
-from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
+from kdump_initramfs.storage import DirectoryTarget, Disk, Filesystem
 from tests import capture
 from tests.capture import Environment
 
@@ -185,10 +185,12 @@ def test_as_many_things_agree_as_must(agree: str, disks: str, *, known: bool, en
 
 
 def test_description_is_what_the_shell_reads(environment: Environment) -> None:
-    disk = BlockDevice(name="vda", kind="disk", number="", size_bytes=1 << 20, disk_id="it's a $(serial)")
-    filesystem = Filesystem(type="xfs", uuid="99887766-5544-3322-1100-ffeeddccbbaa", options=("nouuid",))
-    target = TargetFacts(kind="disk", name="x", directory="", filesystem=filesystem, stack=(disk,), devices=("vda",))
-    text = devices.filesystem("target-9", target, filesystem, target.carriers)
+    disk = Disk(name="vda", number="", size_bytes=1 << 20, disk_id="it's a $(serial)")
+    filesystem = Filesystem(type="xfs", uuid="99887766-5544-3322-1100-ffeeddccbbaa")
+    target = DirectoryTarget(
+        kind="disk", name="x", directory="", filesystem=filesystem, stack=(disk,), devices=("vda",)
+    )
+    (text,) = devices.filesystem("target-9", target, filesystem, target.carriers)
     environment.write(text.path, text.content)
     said = environment.shell('describe target-9; echo "$device_disks|$fs_type|$fs_options|$device_count|$device_agree"')
-    assert said.output == "2048:it_s_a_serial:|xfs|rw,nosuid,nodev,noexec,nouuid|1|1\n"
+    assert said.output == "2048:it_s_a_serial:|xfs|rw,nosuid,nodev,noexec|1|1\n"

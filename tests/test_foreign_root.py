@@ -16,7 +16,9 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import fstab, kernel, targets
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import inspect
+from kdump_initramfs.storage import DirectoryTarget
 from tests import command, kernelmaker, programs, trees
+from tests.narrow import only
 
 ABSENT_UUID = "2f0c1a52-7d0a-4b3c-9f47-5d2f0d3f1a11"
 
@@ -59,11 +61,10 @@ def test_a_root_without_fstab_names_it(sysroot: Callable[..., Root]) -> None:
 def test_a_disk_that_is_there_is_looked_at_in_generic_mode_too(host_root: Callable[[str], Root]) -> None:
     root = host_root("two-targets")
     there = DiskTarget(device="UUID=99887766-5544-3322-1100-ffeeddccbbaa")
-    path, disk = targets.read(root, (PathTarget(), there), generic=True)
+    path, disk = (only(DirectoryTarget, each) for each in targets.read(root, (PathTarget(), there), generic=True))
     assert [path.device.name, disk.device.name] == ["vda1", "vda2"]
     absent = DiskTarget(device=f"UUID={ABSENT_UUID}", fs_type="xfs")
-    (unseen,) = targets.read(root, (absent,), generic=True)
-    assert unseen.filesystem
+    unseen = only(DirectoryTarget, *targets.read(root, (absent,), generic=True))
     assert (unseen.filesystem.type, unseen.filesystem.uuid, unseen.device.size_bytes) == ("xfs", ABSENT_UUID, 0)
     with pytest.raises(HostError, match="no such file system on this machine"):
         targets.read(root, (absent,))
@@ -157,7 +158,7 @@ def test_nothing_outside_of_the_root_is_read_and_nothing_of_it_is_run(place: Pat
     assert any(path.startswith(f"{root}/usr/lib/modules/") for path in paths)
     found = inspect.manifest(str(image))
     assert found.kernel.release == "6.1.0-35-arm64"
-    assert [target.filesystem and target.filesystem.type for target in found.targets] == ["ext4", "vfat"]
+    assert [only(DirectoryTarget, target).filesystem.type for target in found.targets] == ["ext4", "vfat"]
     assert all(each.path.startswith("/") and not each.path.startswith(str(place)) for each in found.inputs)
     names = {member.name for member in inspect.members(str(image))}
     assert names >= {"usr/bin/busybox", "usr/lib/ld-linux-aarch64.so.1", "usr/lib/modules/6.1.0-35-arm64/mmc_block.ko"}

@@ -12,10 +12,10 @@ from kdump_initramfs import config, hooks, resources
 from kdump_initramfs.errors import HookError, KdumpError, SeveralProblemsError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import HookRun, Phase
+from kdump_initramfs.model import BootStep, HookRun
 from tests import trees
 
-IMPORTS = "from kdump_initramfs.model import Contribution, Phase\n"
+IMPORTS = "from kdump_initramfs.model import BuildOnly, Saver\n"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def problem(site: Path) -> KdumpError:
 
 def test_number_is_the_order_and_one_of_either_half_is_enough(site: Path) -> None:
     (site / "05-early.sh").write_text("exit 0\n")
-    (site / "99-late.py").write_text(f"{IMPORTS}def contribute(config, host): return Contribution()\n")
+    (site / "99-late.py").write_text(f"{IMPORTS}def contribute(config, host): return BuildOnly()\n")
     names = list(contribute(site))
     assert names == sorted(names)
     assert (names[0], names[-1]) == ("05-early", "99-late")
@@ -55,7 +55,7 @@ def test_number_is_the_order_and_one_of_either_half_is_enough(site: Path) -> Non
 def test_script_alone_runs_before_the_targets(site: Path) -> None:
     (site / "05-early.sh").write_text("exit 0\n")
     run = contribute(site)["05-early"]
-    assert (run.script, run.contribution.phase) == (str(site / "05-early.sh"), Phase.BOOT)
+    assert (run.script, run.contribution) == (str(site / "05-early.sh"), BootStep())
 
 
 def test_hook_that_says_none_is_not_there(site: Path) -> None:
@@ -101,8 +101,8 @@ BROKEN = {
     "wrong type": ("45-x.py", "def contribute(config, host): return {'modules': ['x']}\n", "contribute() returned {"),
     "phase without a script": (
         "45-x.py",
-        f"{IMPORTS}def contribute(config, host): return Contribution(phase=Phase.SAVE)\n",
-        "45-x.py: has a phase but no 45-x.sh",
+        f"{IMPORTS}def contribute(config, host): return Saver()\n",
+        "45-x.py: contributes a Saver but has no 45-x.sh",
     ),
     "syntax error in shell": ("45-x.sh", "if true; then\n", "45-x.sh: "),
 }
@@ -162,7 +162,7 @@ def test_dangling_link_is_one_line(site: Path) -> None:
 
 def test_asking_hooks_leaves_nothing_behind(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    (site / "45-x.py").write_text(f"{IMPORTS}def contribute(config, host): return Contribution()\n")
+    (site / "45-x.py").write_text(f"{IMPORTS}def contribute(config, host): return BuildOnly()\n")
     contribute(site)
     assert sorted(os.listdir(site)) == ["45-x.py"]
 

@@ -17,7 +17,7 @@ from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import ConfigError, HostError
 from kdump_initramfs.host import crash, kernel, probe, tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice
+from kdump_initramfs.storage import BlockDevice, Disk
 from tests import elfmaker, kernelmaker, kernels, programs, trees
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
@@ -297,7 +297,7 @@ def test_file_that_holds_no_facts_is_named(content: str, tmp_path: Path) -> None
 
 
 def test_block_device_is_printable_as_json() -> None:
-    device = BlockDevice(name="sda", kind="disk", number="8:0", size_bytes=1)
+    device = Disk(name="sda", number="8:0", size_bytes=1)
     assert msgspec.json.decode(msgspec.json.encode(device), type=BlockDevice) == device
 
 

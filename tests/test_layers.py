@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "kdump_initramfs"
 LAYERS = (
     ("__init__", "errors"),
     # A root is what everything reads through, and knows nothing of hosts.
-    ("durable", "model", "resources", "run", "config", "formats", "host.root"),
+    ("durable", "storage", "model", "resources", "run", "config", "formats", "host.root"),
     ("devices",),
     ("host",),
     ("hooks",),
@@ -98,7 +98,7 @@ def test_formats_know_only_each_other_the_errors_and_the_root() -> None:
 @pytest.mark.parametrize("hook", sorted(path.name for path in (PROJECT / "hooks").glob("*.py")))
 def test_shipped_hook_sees_config_and_model_and_opens_nothing(hook: str) -> None:
     path = PROJECT / "hooks" / hook
-    allowed = {"config", "devices", "model", "errors", "formats"}
+    allowed = {"config", "devices", "model", "storage", "errors", "formats"}
     assert {name.partition(".")[0] for name in inside(path)} <= allowed
     others = {name.partition(".")[0] for name in imported(path)} - {"kdump_initramfs"}
     assert not others & {"os", "pathlib", "subprocess", "io", "socket", "shutil", "glob"}

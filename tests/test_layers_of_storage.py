@@ -13,8 +13,10 @@ from kdump_initramfs.errors import KdumpError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan
-from kdump_initramfs.model import BlockDevice, File, HostFacts, Plan
+from kdump_initramfs.model import Contribution, File, HostFacts, Plan, StorageLayer
+from kdump_initramfs.storage import BlockDevice, Content, DirectoryTarget, LogicalVolume, LuksHeader
 from tests import trees
+from tests.narrow import only
 
 HostRoot = Callable[[str], Root]
 
@@ -23,15 +25,21 @@ def facts(root: Root) -> HostFacts:
     return probe.read(root, config.Config())
 
 
+def contributions(root: Root, host: HostFacts) -> dict[str, Contribution]:
+    return {run.name: run.contribution for run in hooks.contribute(config.Config(), host, root=root)}
+
+
 def settings(root: Root, host: HostFacts, hook: str) -> list[dict[str, str]]:
     """Return the settings that a hook gives to each target."""
-    runs = {run.name: run for run in hooks.contribute(config.Config(), host, root=root)}
-    return [dict(runs[hook].contribution.target_settings[position]) for position in range(len(host.targets))]
+    runs = contributions(root, host)
+    return [
+        dict(only(StorageLayer, runs[hook]).target_settings[only(DirectoryTarget, target)]) for target in host.targets
+    ]
 
 
 def with_second_target(host: HostFacts, change: Callable[[BlockDevice], BlockDevice]) -> HostFacts:
     """Return the facts with another target beside the first, each of its layers changed."""
-    (target,) = host.targets
+    target = only(DirectoryTarget, *host.targets)
     stack = tuple(change(device) for device in target.stack)
     second = msgspec.structs.replace(target, stack=stack, devices=(stack[0].name,))
     return msgspec.structs.replace(host, targets=(target, second))
@@ -41,7 +49,7 @@ def test_arrays_of_several_targets_get_names_of_their_own(host_root: HostRoot) -
     def other(device: BlockDevice) -> BlockDevice:
         if device.kind == "md":
             return msgspec.structs.replace(device, name="md126")
-        return msgspec.structs.replace(device, content_uuid="f" * 32)
+        return msgspec.structs.replace(device, content=msgspec.structs.replace(device.content, uuid="f" * 32))
 
     root = host_root("md-raid1")
     found = settings(root, with_second_target(facts(root), other), "32-md")
@@ -104,8 +112,9 @@ def test_key_file_that_is_not_there_is_named(host_root: HostRoot) -> None:
 def test_key_that_takes_more_than_half_of_the_memory_is_refused(kib: int, said: str, host_root: HostRoot) -> None:
     root = host_root("lvm-on-luks")
     host = facts(root)
-    (target,) = host.targets
-    stack = tuple(msgspec.structs.replace(device, luks_kdf_kib=kib) for device in target.stack)
+    target = only(DirectoryTarget, *host.targets)
+    content = Content(type="crypto_LUKS", luks=LuksHeader(kdf_kib=kib))
+    stack = tuple(msgspec.structs.replace(device, content=content) for device in target.stack)
     host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
     with pytest.raises(KdumpError, match=re.escape(said)) if said else contextlib.nullcontext():
         hooks.contribute(config.Config(), host, root=root)
@@ -139,10 +148,14 @@ def test_striped_raid_volume_that_is_whole_is_never_activated_in_part(host_root:
     root = host_root("lvm-raid1-degraded")
     with_sectors(root, "204800", "102400")
     host = facts(root)
-    (target,) = host.targets
-    stack = tuple(
-        msgspec.structs.replace(device, dm_uuid=device.dm_uuid.partition("-missing")[0]) for device in target.stack
-    )
+    target = only(DirectoryTarget, *host.targets)
+
+    def whole(device: BlockDevice) -> BlockDevice:
+        if not isinstance(device, LogicalVolume):
+            return device
+        return msgspec.structs.replace(device, dm_uuid=device.dm_uuid.partition("-missing")[0])
+
+    stack = tuple(whole(device) for device in target.stack)
     host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
     (found,) = settings(root, host, "35-lvm")
     assert found["KDUMP_LVM_DEGRADED"] == ""
@@ -152,6 +165,8 @@ def test_every_problem_with_a_missing_physical_volume_is_named(host_root: HostRo
     root = host_root("lvm-missing-pv")
 
     def other(device: BlockDevice) -> BlockDevice:
+        if not isinstance(device, LogicalVolume):
+            return device
         return msgspec.structs.replace(device, dm_name=device.dm_name.replace("lin--vg", "other"))
 
     with pytest.raises(KdumpError) as caught:
@@ -219,8 +234,9 @@ def test_volume_key_is_taken_where_the_key_file_is_not_enough(line: str, host_ro
 def test_volume_key_is_taken_where_the_key_file_takes_too_much_memory(host_root: HostRoot) -> None:
     root = with_crypttab(host_root("luks-volume-key"), "/etc/keys/vda2 link-volume-key=@u::%logon:vk:vda2")
     host = facts(root)
-    (target,) = host.targets
-    stack = tuple(msgspec.structs.replace(device, luks_kdf_kib=1 << 20) for device in target.stack)
+    target = only(DirectoryTarget, *host.targets)
+    content = Content(type="crypto_LUKS", luks=LuksHeader(kdf_kib=1 << 20))
+    stack = tuple(msgspec.structs.replace(device, content=content) for device in target.stack)
     host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
     assert settings(root, host, "33-crypt")[0]["KDUMP_CRYPT"].endswith(" %user:vk:vda2")
 

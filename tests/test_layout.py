@@ -15,7 +15,19 @@ from kdump_initramfs.errors import HookError, HostError, ImageError, KdumpError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import layout, render, scripts
-from kdump_initramfs.model import Contribution, Dir, Entry, File, HookRun, HostFacts, Link, Phase, Text
+from kdump_initramfs.model import (
+    BuildOnly,
+    Dir,
+    Entry,
+    File,
+    HookRun,
+    HostFacts,
+    Link,
+    Saver,
+    StorageLayer,
+    TargetDriver,
+    Text,
+)
 
 Make = Callable[[Mapping[str, str | bytes | Path]], Root]
 
@@ -94,11 +106,10 @@ def host(host_root: Callable[[str], Root]) -> HostFacts:
 
 
 def hook(tmp_path: Path, text: str, **values: Any) -> HookRun:
-    """Return a hook with a capture side of this text, which drives and provides all that the host needs."""
+    """Return a hook that saves, with a capture side of this text."""
     script = tmp_path / "10-test.sh"
     script.write_text(text)
-    contribution = Contribution(phase=Phase.TARGET, drives=(0,), provides=("vda1", "vda"), **values)
-    return HookRun(name="10-test", script=str(script), contribution=contribution)
+    return HookRun(name="10-test", script=str(script), contribution=Saver(**values))
 
 
 LIBRARY = {
@@ -108,6 +119,12 @@ LIBRARY = {
 }
 
 
+def rest(host: HostFacts) -> tuple[HookRun, HookRun]:
+    """Return hooks that provide and drive all that the host needs."""
+    provider = HookRun(name="05-provide", script="", contribution=StorageLayer(provides=("vda1", "vda")))
+    return provider, HookRun(name="06-drive", script="", contribution=TargetDriver(drives={host.targets[0]: {}}))
+
+
 def entries(host: HostFacts, *runs: HookRun) -> dict[str, str]:
     return {entry.path: entry.content for entry in scripts.entries(host, runs, LIBRARY) if isinstance(entry, Text)}
 
@@ -115,7 +132,7 @@ def entries(host: HostFacts, *runs: HookRun) -> dict[str, str]:
 def test_setting_that_nobody_declares_fails_naming_script_and_setting(host: HostFacts, tmp_path: Path) -> None:
     run = hook(tmp_path, 'echo "$KDUMP_MISSING ${KDUMP_ABSENT:-}"\n# $KDUMP_COMMENT\n')
     with pytest.raises(HookError) as caught:
-        entries(host, run)
+        entries(host, *rest(host), run)
     assert str(caught.value) == f"{run.script}: reads KDUMP_ABSENT, KDUMP_MISSING, which nobody declares"
 
 
@@ -123,15 +140,18 @@ def test_setting_that_nobody_declares_fails_naming_script_and_setting(host: Host
     ("text", "settings"),
     [
         ("echo $KDUMP_A", {"settings": {"KDUMP_A": "x"}}),
-        ("echo $KDUMP_A", {"target_settings": {0: {"KDUMP_A": "x"}}}),
+        ("echo $KDUMP_A", {"target_settings": {"KDUMP_A": "x"}}),
         ("KDUMP_A=1\necho $KDUMP_A", {}),
         ("echo $KDUMP_LOG $KDUMP_TARGET_NAME", {}),
     ],
 )
 def test_setting_may_be_declared_by_anybody(
-    text: str, settings: dict[str, object], host: HostFacts, tmp_path: Path
+    text: str, settings: dict[str, dict[str, str]], host: HostFacts, tmp_path: Path
 ) -> None:
-    entries(host, hook(tmp_path, text, **settings))
+    values: dict[str, Any] = dict(settings)
+    if "target_settings" in settings:
+        values["target_settings"] = {host.targets[0]: settings["target_settings"]}
+    entries(host, *rest(host), hook(tmp_path, text, **values))
 
 
 @pytest.mark.parametrize(
@@ -139,25 +159,25 @@ def test_setting_may_be_declared_by_anybody(
 )
 def test_setting_that_is_no_setting_is_refused(name: str, value: str, host: HostFacts, tmp_path: Path) -> None:
     with pytest.raises(HookError, match=name[:7]):
-        entries(host, hook(tmp_path, "", settings={name: value}))
+        entries(host, *rest(host), hook(tmp_path, "", settings={name: value}))
 
 
 def test_layer_that_no_hook_provides_is_named(host: HostFacts, tmp_path: Path) -> None:
-    run = HookRun(name="10-test", script="", contribution=Contribution(drives=(0,), provides=("vda1",)))
+    _, driver = rest(host)
+    provider = HookRun(name="10-test", script="", contribution=StorageLayer(provides=("vda1",)))
     with pytest.raises(HostError, match="/var/crash: stands on vda, a device of kind disk that no hook provides"):
-        entries(host, run)
+        entries(host, provider, driver)
 
 
 @pytest.mark.parametrize("drivers", [0, 2])
 def test_target_needs_exactly_one_driver(drivers: int, host: HostFacts, tmp_path: Path) -> None:
-    provider = HookRun(name="05-provide", script="", contribution=Contribution(provides=("vda1", "vda")))
-    driver = HookRun(name="10-drive", script="", contribution=Contribution(drives=(0,)))
+    provider, driver = rest(host)
     with pytest.raises(HookError, match="/var/crash: not driven by exactly one hook"):
         entries(host, provider, *[driver] * drivers)
 
 
 def test_everything_that_is_wrong_is_told_together(host: HostFacts, tmp_path: Path) -> None:
-    run = HookRun(name="10-test", script="", contribution=Contribution(settings={"BAD": "x"}))
+    run = HookRun(name="10-test", script="", contribution=BuildOnly(settings={"BAD": "x"}))
     with pytest.raises(KdumpError) as caught:
         entries(host, run)
     assert len(str(caught.value).splitlines()) == 4
@@ -204,7 +224,7 @@ def said_by_shell(settings: str, name: str) -> str:
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_value_survives_a_real_shell(value: str, host: HostFacts, tmp_path: Path) -> None:
-    made = entries(host, hook(tmp_path, "", settings={"KDUMP_A": value}))
+    made = entries(host, *rest(host), hook(tmp_path, "", settings={"KDUMP_A": value}))
     assert said_by_shell(made["/etc/kdump/settings"], "KDUMP_A") == value
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kdump_initramfs.formats import md_superblock
 from kdump_initramfs.host import content
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.storage import Content
 from tests import trees
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -75,4 +76,4 @@ def test_member_of_a_mirror_is_not_taken_for_what_is_on_the_mirror(tmp_path: Pat
     assert content.read(root, "sda1", "8:1", SIZE).type == "ext4"
     device.write_bytes(member("1.0", device.read_bytes()))
     # As udev has it of a device that mdadm had locked: nothing.
-    assert content.read(root, "sda1", "8:1", SIZE) == content.Content(type="linux_raid_member", uuid=UUID)
+    assert content.read(root, "sda1", "8:1", SIZE) == Content(type="linux_raid_member", uuid=UUID)

@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdump_initramfs import config, hooks
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, HostFacts
+from kdump_initramfs.model import HostFacts, StorageLayer
+from kdump_initramfs.storage import BlockDevice, DirectoryTarget, Disk, MultipathDevice
 from tests import capture
 from tests.capture import LOG, Environment
-from tests.test_layers_of_storage import facts, problem, settings, with_second_target
+from tests.narrow import only
+from tests.test_layers_of_storage import contributions, facts, problem, settings, with_second_target
 
 HostRoot = Callable[[str], Root]
 
@@ -27,16 +28,18 @@ PATHS = tuple(SCSI.format(5 + n, 3 + n, n, n, n) for n in (0, 1))
 
 def test_each_device_and_each_partition_gets_a_name_of_its_own(host_root: HostRoot) -> None:
     def other(device: BlockDevice) -> BlockDevice:
-        if device.kind == "multipath":
+        if isinstance(device, MultipathDevice):
             return msgspec.structs.replace(device, dm_uuid=device.dm_uuid + "9")
-        return msgspec.structs.replace(device, disk_id=device.disk_id and "t10.Other   disk  ")
+        if isinstance(device, Disk):
+            return msgspec.structs.replace(device, disk_id="t10.Other   disk  ")
+        return device
 
     root = host_root("multipath")
     first, second = settings(root, with_second_target(facts(root), other), HOOK)
-    assert first["KDUMP_MULTIPATH"] == f"kdump-mpath1 {UUID} {ID} 2"
-    assert first["KDUMP_MULTIPATH_PARTITIONS"] == f"kdump-mpath0 {PART} {UUID} 1"
-    assert second["KDUMP_MULTIPATH"] == f"kdump-mpath3 {UUID}9 t10.Other_disk 2"
-    assert second["KDUMP_MULTIPATH_PARTITIONS"] == f"kdump-mpath2 {PART}9 {UUID}9 1"
+    assert first["KDUMP_MULTIPATH"] == f"kdump-mpath0 {UUID} {ID} 2"
+    assert first["KDUMP_MULTIPATH_PARTITIONS"] == f"kdump-mpath1 {PART} {UUID} 1"
+    assert second["KDUMP_MULTIPATH"] == f"kdump-mpath2 {UUID}9 t10.Other_disk 2"
+    assert second["KDUMP_MULTIPATH_PARTITIONS"] == f"kdump-mpath3 {PART}9 {UUID}9 1"
 
 
 def test_a_device_below_two_targets_keeps_its_name(host_root: HostRoot) -> None:
@@ -48,12 +51,11 @@ def test_a_device_below_two_targets_keeps_its_name(host_root: HostRoot) -> None:
 def test_a_target_beside_it_has_no_such_settings(host_root: HostRoot) -> None:
     root = host_root("multipath")
     host = facts(root)
-    (target,) = host.targets
+    target = only(DirectoryTarget, *host.targets)
     disk = msgspec.structs.replace(target.stack[-1], below=())
     second = msgspec.structs.replace(target, stack=(disk,), devices=(disk.name,))
     both = msgspec.structs.replace(host, targets=(target, second))
-    runs = {each.name: each for each in hooks.contribute(config.Config(), both, root=root)}
-    assert list(runs[HOOK].contribution.target_settings) == [0]
+    assert list(only(StorageLayer, contributions(root, both)[HOOK]).target_settings) == [target]
 
 
 def test_a_path_without_an_id_is_refused(host_root: HostRoot) -> None:
@@ -127,11 +129,10 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 def host() -> HostFacts:
     """Return the facts of a host with a target on a partition of a multipath device with two paths."""
     plain = capture.target(driver="virtio_scsi")
-    (disk,) = plain.stack
+    disk = only(Disk, *plain.stack)
     paths = tuple(msgspec.structs.replace(disk, name=name, disk_id=ID) for name in ("sda", "sdb"))
-    whole = BlockDevice(
+    whole = MultipathDevice(
         name="dm-0",
-        kind="multipath",
         number="254:0",
         size_bytes=1 << 30,
         dm_name="mpatha",
@@ -177,10 +178,10 @@ def table(*numbers: str) -> str:
 
 
 def device(*numbers: str) -> str:
-    return f"create kdump-mpath1 --uuid {UUID} --table {table(*numbers)}"
+    return f"create kdump-mpath0 --uuid {UUID} --table {table(*numbers)}"
 
 
-PARTITION = f"create kdump-mpath0 --uuid {PART} --table 0 4096 linear 254:0 2048"
+PARTITION = f"create kdump-mpath1 --uuid {PART} --table 0 4096 linear 254:0 2048"
 
 
 @capture_side
@@ -290,8 +291,8 @@ def test_a_lost_device_beside_another_is_left_to_the_layers_above(
 ) -> None:
     add_disk(environment, "sda", "8:0")
     add_disk(environment, "sdb", "8:16")
-    lost = 'export KDUMP_MULTIPATH="kdump-mpath2 mpath-lost naa.0 2 $KDUMP_MULTIPATH"\n'
-    lost += 'export KDUMP_MULTIPATH_PARTITIONS="kdump-mpath3 part1-mpath-lost mpath-lost 1 $KDUMP_MULTIPATH_PARTITIONS"'
+    lost = 'export KDUMP_MULTIPATH="kdump-mpath3 mpath-lost naa.0 2 $KDUMP_MULTIPATH"\n'
+    lost += 'export KDUMP_MULTIPATH_PARTITIONS="kdump-mpath2 part1-mpath-lost mpath-lost 1 $KDUMP_MULTIPATH_PARTITIONS"'
     assert run(environment, waited_s=waited_s, before=lost) == status
     assert created(environment) == [device("8:0", "8:16"), *([PARTITION] if status == 0 else [])]
 

@@ -17,7 +17,7 @@ from kdump_initramfs.image import record
 from kdump_initramfs.loader import minimum, needs, sizing
 from kdump_initramfs.loader.minimum import Minimum
 from kdump_initramfs.loader.sizing import Needs
-from kdump_initramfs.model import BlockDevice, TargetFacts
+from kdump_initramfs.storage import BlockDevice, Content, DeviceTarget, Disk, LogicalVolume, LuksHeader
 from tests import command, kernels, trees
 
 _MIB = 1 << 20
@@ -127,13 +127,13 @@ def test_each_cpu_takes_more() -> None:
     assert four.saving_bytes - one.saving_bytes == 15 * _MIB
 
 
-def target(*devices: BlockDevice) -> TargetFacts:
-    return TargetFacts(kind="path", name="/x", directory="", filesystem=None, stack=devices)
+def target(*devices: BlockDevice) -> DeviceTarget:
+    return DeviceTarget(kind="raw", name="/x", stack=devices)
 
 
 def test_lvm_and_the_key_of_luks_are_terms_unless_the_volume_key_is_handed_over() -> None:
-    volume = BlockDevice(name="dm-0", kind="lvm", number="253:0", size_bytes=0)
-    disk = BlockDevice(name="sda", kind="disk", number="8:0", size_bytes=0, luks_kdf_kib=1 << 20)
+    volume = LogicalVolume(name="dm-0", number="253:0", size_bytes=0)
+    disk = Disk(name="sda", number="8:0", size_bytes=0, content=Content(luks=LuksHeader(kdf_kib=1 << 20)))
     targets = (target(volume, disk),)
     key, lvm = term(changed(targets=targets), "key of LUKS"), term(changed(targets=targets), "LVM")
     assert key is not None

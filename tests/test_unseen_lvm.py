@@ -12,7 +12,8 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import lvm_text
 from kdump_initramfs.host import targets
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import TargetFacts
+from kdump_initramfs.storage import DirectoryTarget, LogicalVolume, UnseenDevice
+from tests.narrow import only
 
 VG_ID = "t3j7jO-ywoI-xDeF-RxaA-1L8k-bmJd-XDq44P"
 LV_ID = "HMdju3-3KEC-yV84-XfnF-QLmd-fLoM-xhW2av"
@@ -66,10 +67,10 @@ creation_time = 1795572085	# Wed Nov 25 02:01:25 2026
 
 def read(
     make: Callable[..., Root], spec: str, text: str, *, fs_type: str = "ext4", group: str = "the-vg"
-) -> TargetFacts:
+) -> DirectoryTarget:
     root = make({"/etc/fstab": f"{spec} /var {fs_type} defaults 0 0\n", f"/etc/lvm/backup/{group}": text})
     (target,) = targets.read(root, (PathTarget(),), generic=True)
-    return target
+    return only(DirectoryTarget, target)
 
 
 # --- what fstab names --------------------------------------------------------------------------------------------
@@ -78,12 +79,12 @@ def read(
 @pytest.mark.parametrize("spec", ["/dev/mapper/the--vg-a--b", "/dev/the-vg/a-b"])
 def test_volume_that_fstab_names_is_known_by_its_uuid(sysroot: Callable[..., Root], spec: str) -> None:
     found = read(sysroot, spec, backup(volume("other", LINEAR, lv_id=VG_ID), volume("a-b", LINEAR)))
-    top, below = found.stack
-    assert (top.kind, top.dm_name) == ("lvm", "the--vg-a--b")
+    top, below = only(LogicalVolume, found.stack[0]), only(UnseenDevice, found.stack[1])
+    assert len(found.stack) == 2
+    assert top.dm_name == "the--vg-a--b"
     assert top.dm_uuid == f"LVM-{VG_ID}{LV_ID}".replace("-", "").replace("LVM", "LVM-")
     assert top.size_bytes == 10 * 8192 * 512
-    assert (below.kind, top.below) == ("disk", (below.name,))
-    assert found.filesystem
+    assert top.below == (below.name,)
     assert (found.filesystem.type, found.directory) == ("ext4", "crash")
 
 
@@ -127,7 +128,8 @@ def test_insides_of_a_volume_are_found(
 
 def test_disk_target_may_name_a_volume(sysroot: Callable[..., Root]) -> None:
     root = sysroot({"/etc/lvm/backup/the-vg": backup(volume("a-b", LINEAR))})
-    (found,) = targets.read(root, (DiskTarget(device="/dev/the-vg/a-b", fs_type="xfs", path="dumps"),), generic=True)
+    target = DiskTarget(device="/dev/the-vg/a-b", fs_type="xfs", path="dumps")
+    found = only(DirectoryTarget, *targets.read(root, (target,), generic=True))
     assert (found.kind, found.directory, found.stack[0].kind) == ("disk", "dumps", "lvm")
 
 

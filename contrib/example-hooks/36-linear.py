@@ -2,37 +2,36 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.model import BlockDevice, Contribution, HostFacts, OnFailure, Phase
+from kdump_initramfs.model import Contribution, HostFacts, StorageLayer
+from kdump_initramfs.storage import MappedDevice, OnBlockDevices, Partition, layers
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution | None:
-    found = {position: _linear(target.stack) for position, target in enumerate(host.targets)}
+    mapped = layers(host.targets, MappedDevice).by_target
+    found = {
+        target: [each for each in devices if each.dm_uuid.startswith("LINEAR-")] for target, devices in mapped.items()
+    }
     every = [device.name for devices in found.values() for device in devices]
     if not every:
         return None
     if not host.tools.dmsetup:
         raise HostError("dmsetup: no such program, but the dump target needs it", hint="install dmsetup")
-    return Contribution(
+    return StorageLayer(
         binaries=(host.tools.dmsetup,),
         modules=("dm_mod",),
         target_settings={
-            position: {
+            target: {
                 "KDUMP_DMSETUP": host.tools.dmsetup,
                 # For each: uuid, and the UUID of the partition that it is made of.
-                "KDUMP_LINEAR": " ".join(
-                    f"{device.dm_uuid} {below.part_uuid}"
-                    for device in devices
-                    for below in host.targets[position].under(device)
-                ),
+                "KDUMP_LINEAR": " ".join(word for device in devices for word in _words(target, device)),
             }
-            for position, devices in found.items()
+            for target, devices in found.items()
             if devices
         },
         provides=tuple(every),
-        phase=Phase.STORAGE,
-        on_failure=OnFailure.STOP,
     )
 
 
-def _linear(stack: tuple[BlockDevice, ...]) -> list[BlockDevice]:
-    return [device for device in stack if device.kind == "dm" and device.dm_uuid.startswith("LINEAR-")]
+def _words(target: OnBlockDevices, device: MappedDevice) -> list[str]:
+    below = (each for each in target.under(device) if isinstance(each, Partition))
+    return [f"{device.dm_uuid} {each.part_uuid}" for each in below]

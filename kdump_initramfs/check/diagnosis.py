@@ -14,7 +14,8 @@ from kdump_initramfs.host.kernel_config import KernelConfig
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, record
 from kdump_initramfs.loader import bootloader, enable, needs, proof, sizing, status, syscall
-from kdump_initramfs.model import ImageRecord, Kernel, TargetFacts
+from kdump_initramfs.model import ImageRecord, Kernel
+from kdump_initramfs.storage import DeviceTarget, TargetFacts
 
 _LOCKDOWN = "/sys/kernel/security/lockdown"
 # What is asked for where there is no image to size: more than every image of docs/STORAGE.md takes.
@@ -132,7 +133,7 @@ def _targets(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
 
 
 def _target(root: Root, config: Config, facts: TargetFacts, expected: int) -> Iterator[Finding]:
-    if facts.kind == "raw":
+    if isinstance(facts, DeviceTarget):
         yield target.raw_size(facts, expected)
         return
     if facts.kind != "path":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from typing import assert_never
 
 from msgspec import Struct
 
@@ -10,7 +11,7 @@ from kdump_initramfs.config import RetentionSection, size_bytes
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import mounts
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import TargetFacts
+from kdump_initramfs.storage import DeviceTarget, DirectoryTarget, ShareTarget, TargetFacts, drivers_of
 
 _MIB = 1 << 20
 # What a dump leaves free (docs/CONFIGURATION.md, Room).
@@ -56,9 +57,8 @@ def room(root: Root, path: str) -> Room:
 
 def drivers(facts: TargetFacts, known: Collection[str]) -> Iterator[Finding]:
     """Yield whether the kernel to capture with has the drivers of the stack, as modules or built in."""
-    wanted = dict.fromkeys(driver.replace("-", "_") for device in facts.stack for driver in device.drivers)
-    if facts.filesystem and facts.filesystem.type:
-        wanted[_module_of(facts.filesystem.type)] = None
+    wanted = dict.fromkeys(driver.replace("-", "_") for driver in drivers_of(facts))
+    wanted |= dict.fromkeys(_modules_of(facts))
     missing = [driver for driver in wanted if driver not in known]
     yield Finding(
         name=f"drivers of {facts.name}",
@@ -69,9 +69,18 @@ def drivers(facts: TargetFacts, known: Collection[str]) -> Iterator[Finding]:
     )
 
 
-def _module_of(fs_type: str) -> str:
+def _modules_of(facts: TargetFacts) -> tuple[str, ...]:
     """Return the module of a file system: ext2 and ext3 are mounted by ext4 nearly everywhere."""
-    return "ext4" if fs_type in ("ext2", "ext3") else fs_type
+    match facts:
+        case DirectoryTarget():
+            fs_type = facts.filesystem.type
+            return ("ext4" if fs_type in ("ext2", "ext3") else fs_type,)
+        case ShareTarget():
+            return (facts.fs_type,)
+        case DeviceTarget():
+            return ()
+        case _:
+            assert_never(facts)
 
 
 def space(name: str, found: Room, expected_bytes: int) -> Iterator[Finding]:
@@ -115,7 +124,7 @@ def not_mounted(name: str) -> Finding:
     )
 
 
-def raw_size(facts: TargetFacts, expected_bytes: int) -> Finding:
+def raw_size(facts: DeviceTarget, expected_bytes: int) -> Finding:
     size = facts.device.size_bytes
     return Finding(
         name=f"room on {facts.name}",

@@ -4,10 +4,13 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from typing import assert_never
 
 from kdump_initramfs.commands import common
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import HostFacts, TargetFacts
+from kdump_initramfs.model import HostFacts
+from kdump_initramfs.storage import DeviceTarget, DirectoryTarget, ShareTarget, TargetFacts, UnknownDevice, stack_of
 
 logger = logging.getLogger(__name__)
 
@@ -87,17 +90,29 @@ def _describe(facts: HostFacts) -> list[str]:
         f"reserved   {common.mib(facts.reserved_bytes)} for the capture kernel",
         f"programs   {', '.join(path for path in (tools.busybox, tools.makedumpfile, tools.lvm) if path)}",
     ]
-    for target in facts.targets:
-        stack = " on ".join(f"{device.name} ({device.kind})" for device in target.stack)
-        lines.append(f"target     {target.name}: {_describe_place(target)}, on {stack}")
-    return lines
+    return [*lines, *map(_describe_target, facts.targets)]
+
+
+def _describe_target(target: TargetFacts) -> str:
+    return f"target     {target.name}: {' on '.join((_describe_place(target), *_describe_stack(target)))}"
 
 
 def _describe_place(target: TargetFacts) -> str:
-    filesystem = target.filesystem
-    if filesystem is None:
-        return "without a file system"
-    return f"{filesystem.type} {filesystem.uuid or filesystem.label or filesystem.tag}, /{target.directory}"
+    match target:
+        case DeviceTarget():
+            return "without a file system,"
+        case DirectoryTarget(filesystem=filesystem):
+            return f"{filesystem.type} {filesystem.uuid or filesystem.label}, /{target.directory},"
+        case ShareTarget():
+            return f"{target.fs_type} {target.tag}, /{target.directory}"
+        case _:
+            assert_never(target)
+
+
+def _describe_stack(target: TargetFacts) -> Iterator[str]:
+    for device in stack_of(target):
+        kind = f"unknown: {device.seems}" if isinstance(device, UnknownDevice) else device.kind
+        yield f"{device.name} ({kind})"
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from msgspec import Struct
-
-from kdump_initramfs.formats import luks, md_superblock, superblock
+from kdump_initramfs.formats import luks, luks_volume, md_superblock, superblock
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.storage import Content, LuksHeader
 
 # Of udev's links, by the word with which mount(8) names a device by them.
 _LINKS = {
@@ -18,13 +17,6 @@ _LINKS = {
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
-class Content(Struct, frozen=True, kw_only=True):
-    # As blkid(8) names it: ext4, LVM2_member, crypto_LUKS, linux_raid_member, …; "" if unknown.
-    type: str = ""
-    # In the form that blkid(8) prints; "" if unknown.
-    uuid: str = ""
-
-
 def read(root: Root, name: str, number: str, size_bytes: int) -> Content:
     """Return what lies on the device `name` ("major:minor" in `number`).
 
@@ -33,10 +25,10 @@ def read(root: Root, name: str, number: str, size_bytes: int) -> Content:
     """
     recorded = udev(root, number)
     kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or links(root, "UUID").get(name, "")
-    if kind and uuid:
-        return Content(type=kind, uuid=uuid)
-    found = _identify(root, name, size_bytes)
-    return Content(type=kind or found.type, uuid=uuid or found.uuid)
+    if not (kind and uuid):
+        found = _identify(root, name, size_bytes)
+        kind, uuid = kind or found.type, uuid or found.uuid
+    return Content(type=kind, uuid=uuid, luks=_luks(root, name))
 
 
 def udev(root: Root, number: str) -> Mapping[str, str]:
@@ -72,12 +64,26 @@ def part(root: Root, name: str, offset: int, size_bytes: int) -> bytes:
         return b""
 
 
-def luks_kdf_kib(root: Root, name: str) -> int:
-    """Return the memory that opening the LUKS device `name` takes; 0 where it is none, or may not be read."""
+def _luks(root: Root, name: str) -> LuksHeader | None:
+    """Return what the LUKS header on the device `name` asks for; None where there is none, or it may not be read."""
     if head(root, name, len(luks.MAGIC)) != luks.MAGIC:
-        return 0
-    found = luks.parse(head(root, name, luks.HEAD_BYTES))
-    return found.kdf_kib if found else 0
+        return None
+    raw = head(root, name, luks.HEAD_BYTES)
+    volume, found = luks_volume.parse(raw), luks.parse(raw)
+    if volume is None or found is None:
+        return LuksHeader(problem="has a header that cannot be read")
+    return LuksHeader(
+        kdf_kib=found.kdf_kib,
+        requests=tuple(sorted({*luks_volume.data_requests(volume), *luks_volume.key_slot_requests(volume)})),
+        problem=_luks_problem(volume),
+    )
+
+
+def _luks_problem(volume: luks_volume.Volume) -> str:
+    if volume.is_being_reencrypted:
+        return "is being reencrypted, which must come to its end first"
+    # cryptsetup would make a second device below, whose journal must be replayed in the memory of the capture kernel.
+    return "has integrity (dm-integrity), which is not opened after a crash" if volume.needs_integrity else ""
 
 
 def _identify(root: Root, name: str, size_bytes: int) -> Content:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.host import block, mounts
+from kdump_initramfs.host import hardware, mounts
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, Filesystem
+from kdump_initramfs.storage import ShareTarget
 
 # Number of the virtio device that offers a share (include/uapi/linux/virtio_ids.h).
 _VIRTIO_IDS = {"9p": "0x0009", "virtiofs": "0x001a"}
@@ -17,23 +17,23 @@ def is_share(mount: mounts.Mount) -> bool:
     return mount.fs_type == "virtiofs" or (mount.fs_type == "9p" and "trans=virtio" in mount.options)
 
 
-def read(root: Root, mount: mounts.Mount, name: str) -> tuple[Filesystem, BlockDevice]:
-    """Return the file system that is mounted and the device that offers it."""
+def read(root: Root, mount: mounts.Mount, name: str, resolved: str) -> ShareTarget:
+    """Return the directory `resolved` on what is mounted as a target called `name`."""
     directories = list(_devices(root, mount))
     if not directories:
         raise HostError(
             f"{name}: on {mount.fs_type}, but {_DEVICES} has no device for {mount.source}", hint="mount /sys"
         )
-    found = [block.read_drivers(root, directory) for directory in directories]
-    device = BlockDevice(
-        name=mount.source,
-        kind="share",
-        number="",
-        size_bytes=0,
-        drivers=tuple(dict.fromkeys(driver for drivers, _ in found for driver in drivers)),
-        modaliases=tuple(dict.fromkeys(alias for _, aliases in found for alias in aliases)),
+    found = [hardware.read_drivers(root, directory) for directory in directories]
+    return ShareTarget(
+        kind="path",
+        name=name,
+        fs_type=mount.fs_type,
+        tag=mount.source,
+        directory=mounts.directory_inside(mount, resolved),
+        drivers=tuple(dict.fromkeys(driver for each in found for driver in each.drivers)),
+        modaliases=tuple(dict.fromkeys(alias for each in found for alias in each.modaliases)),
     )
-    return Filesystem(type=mount.fs_type, uuid="", tag=mount.source), device
 
 
 def _devices(root: Root, mount: mounts.Mount) -> Iterator[str]:

@@ -1,15 +1,17 @@
 """What a file system stands on, layer by layer: devices on devices, and through the files behind loop devices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.host import block, mounts
+from kdump_initramfs.host import block, filesystem, layer, mounts
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, Filesystem, LoopFile
+from kdump_initramfs.storage import BlockDevice, Filesystem, LogicalVolume, LoopFile
 
 _MAX_LAYERS = 64
+# What LVM puts below a volume that has snapshots: the volume as it was, in dm/uuid (lib/activate/dev_manager.c).
+_ORIGIN = "-real"
 
 
 def read(root: Root, mounted: Sequence[mounts.Mount], numbers: Sequence[str]) -> tuple[BlockDevice, ...]:
@@ -21,16 +23,42 @@ def read(root: Root, mounted: Sequence[mounts.Mount], numbers: Sequence[str]) ->
     waiting = [block.directory_of(root, number) for number in numbers]
     while waiting:
         directory = waiting.pop(0)
-        device = block.read(root, directory)
-        below = [block.directory_below(root, directory, name) for name in device.below]
-        if device.kind == "loop":
-            device, below = _through_file(root, tuple(mounted), device, directory)
+        device, below = _layer(root, tuple(mounted), directory)
         stack.pop(device.name, None)  # a device below two others comes after both
         stack[device.name] = device
         waiting += below
         if len(waiting) > _MAX_LAYERS or len(stack) > _MAX_LAYERS:
             raise HostError(f"{directory}: more than {_MAX_LAYERS} devices below", hint="report this machine's `probe`")
     return tuple(stack.values())
+
+
+def _layer(root: Root, mounted: tuple[mounts.Mount, ...], directory: str) -> tuple[BlockDevice, list[str]]:
+    """Return the device at a directory of sysfs, and the directories of those below it."""
+    behind_loop: list[str] = []
+
+    def follow(name: str, directory: str) -> tuple[LoopFile, tuple[str, ...]]:
+        file, carriers = _through_file(root, mounted, name, directory)
+        behind_loop.extend(carriers)
+        return file, tuple(layer.name(each) for each in carriers)
+
+    device = layer.read(root, directory, follow)
+    if behind_loop:
+        return device, behind_loop
+    below = [block.directory_below(root, directory, name) for name in device.below]
+    if isinstance(device, LogicalVolume) and device.dm_uuid.endswith(_ORIGIN):
+        beside = list(_snapshots(root, directory, device.name))
+        device = replace(device, below=(*device.below, *map(layer.name, beside)))
+        below += beside
+    return device, below
+
+
+def _snapshots(root: Root, directory: str, origin: str) -> Iterator[str]:
+    """Yield what the snapshots of a logical volume keep their data in: LVM activates the volume with all of them."""
+    for holder in block.holders(root, directory):
+        snapshot = root.resolve(f"{directory}/holders/{holder.replace('/', '!')}")
+        for name in root.list(f"{snapshot}/slaves"):
+            if name != origin:
+                yield root.resolve(f"{snapshot}/slaves/{name}")
 
 
 def carriers(root: Root, mount: mounts.Mount, name: str) -> tuple[str, ...]:
@@ -52,32 +80,39 @@ def btrfs_carriers(root: Root, device: str, name: str) -> tuple[str, ...]:
     return members
 
 
-def filesystem(fs_type: str, device: BlockDevice, name: str) -> Filesystem:
-    """Return the file system on a device; raise HostError where its UUID is unknown."""
-    if not device.content_uuid:
-        raise HostError(
-            f"{name}: the UUID of its file system ({fs_type} on {device.name}) is not to be found",
-            hint="run as root, so that it can be read from the device, or start udev, which records it",
-        )
-    return Filesystem(type=fs_type, uuid=device.content_uuid)
+def with_filesystem(
+    root: Root, mounted: Sequence[mounts.Mount], numbers: Sequence[str], fs_type: str, options: Sequence[str], name: str
+) -> tuple[Filesystem, tuple[BlockDevice, ...]]:
+    """Return the file system on the devices `numbers`, and all that it stands on: further devices of its own too.
+
+    `options` are those of its mount, nothing where it is not mounted; `name` is what asks for it, for messages.
+    """
+    carrier, _ = _layer(root, tuple(mounted), block.directory_of(root, numbers[0]))
+    found = filesystem.read(root, fs_type, carrier, options, name)
+    further = [root.read_word(f"/sys/class/block/{each.name.replace('/', '!')}/dev") for each in found.further]
+    return found, read(root, mounted, (*numbers, *further))
 
 
 def _through_file(
-    root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDevice, directory: str
-) -> tuple[BlockDevice, list[str]]:
-    """Return a loop device with what is behind it, and the directories of the devices that carry that."""
+    root: Root, mounted: tuple[mounts.Mount, ...], name: str, directory: str
+) -> tuple[LoopFile, list[str]]:
+    """Return the file behind a loop device, and the directories of the devices that carry it."""
     path = root.read_word(f"{directory}/loop/backing_file")
-    where = f"{device.name} ({path})"
+    where = f"{name} ({path})"
     mount = mounts.holder(mounted, path)
     if not path.startswith("/") or path.endswith(" (deleted)") or mount is None:
         raise HostError(f"{where}: the file behind this loop device is not there", hint="set it up anew with losetup")
     if root.read_word(f"{directory}/loop/sizelimit") not in ("", "0"):
         raise HostError(f"{where}: only a part of the file is used", hint="set it up without losetup --sizelimit")
-    below = [block.directory_of(root, number) for number in carriers(root, mount, where)]
-    carrier = block.read(root, below[0])
+    numbers = carriers(root, mount, where)
+    carrier, _ = _layer(root, mounted, block.directory_of(root, numbers[0]))
+    found = filesystem.read(root, mount.fs_type, carrier, mount.options, where)
+    if found.further:
+        raise HostError(f"{where}: on a file system with a device of its own for its log", hint="move the file")
+    below = [block.directory_of(root, number) for number in numbers]
     file = LoopFile(
         path=mounts.directory_inside(mount, path),
         offset_bytes=int(root.read_word(f"{directory}/loop/offset") or 0),
-        filesystem=filesystem(mount.fs_type, carrier, where),
+        filesystem=found,
     )
-    return replace(device, loop=file, below=tuple(block.name(each) for each in below)), below
+    return file, below

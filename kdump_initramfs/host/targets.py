@@ -13,7 +13,7 @@ from kdump_initramfs.formats import superblock
 from kdump_initramfs.host import block, content, mounts, share, unseen
 from kdump_initramfs.host import stack as layers
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
+from kdump_initramfs.storage import BlockDevice, DeviceTarget, DirectoryTarget, TargetFacts
 
 # The mounts of a running machine; None of a root that is not running.
 _Mounts = tuple[mounts.Mount, ...] | None
@@ -67,16 +67,18 @@ def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget
         problem = "is no directory" if root.exists(target.path) else "no such directory"
         raise HostError(f"{target.path}: {problem}", hint=f"create it: mkdir -m 0700 -p {target.path}")
     mount = _holder(mounted, resolved, target.path)
-    if not share.is_share(mount):
-        _check_owner(root, resolved, target.path)
-    filesystem, devices, carriers = _below_mount(root, mounted, mount, target.path)
-    return TargetFacts(
+    if share.is_share(mount):
+        return share.read(root, mount, target.path, resolved)
+    _check_owner(root, resolved, target.path)
+    numbers = layers.carriers(root, mount, target.path)
+    filesystem, stack = layers.with_filesystem(root, mounted, numbers, mount.fs_type, mount.options, target.path)
+    return DirectoryTarget(
         kind="path",
         name=target.path,
         directory=mounts.directory_inside(mount, resolved),
         filesystem=filesystem,
-        stack=devices,
-        devices=carriers,
+        stack=stack,
+        devices=_names(stack, numbers),
     )
 
 
@@ -107,18 +109,6 @@ def _holder(mounted: tuple[mounts.Mount, ...], resolved: str, name: str) -> moun
     return mount
 
 
-def _below_mount(
-    root: Root, mounted: tuple[mounts.Mount, ...], mount: mounts.Mount, name: str
-) -> tuple[Filesystem, tuple[BlockDevice, ...], tuple[str, ...]]:
-    """Return what is mounted, all that it stands on, and the names of the devices that carry it."""
-    if share.is_share(mount):
-        filesystem, device = share.read(root, mount, name)
-        return filesystem, (device,), (device.name,)
-    numbers = layers.carriers(root, mount, name)
-    devices = layers.read(root, mounted, numbers)
-    return layers.filesystem(mount.fs_type, devices[0], name), devices, _names(devices, numbers)
-
-
 def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[str, ...]:
     return tuple(device.name for device in devices if device.number in numbers)
 
@@ -128,21 +118,22 @@ def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[st
 
 def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget) -> TargetFacts:
     numbers: tuple[str, ...] = (block.find(root, target.device),)
-    devices = layers.read(root, mounted, numbers)
+    device, *_ = layers.read(root, mounted, numbers)
     mount = next((mount for mount in mounted if mount.number == numbers[0]), None)
-    fs_type = mount.fs_type if mount else devices[0].content_type
+    fs_type = mount.fs_type if mount else device.content.type
     if fs_type == "btrfs":
-        numbers = layers.btrfs_carriers(root, devices[0].name, target.device)
-        devices = layers.read(root, mounted, numbers)
+        numbers = layers.btrfs_carriers(root, device.name, target.device)
     if not fs_type:
         raise HostError(f"{target.device}: no file system that we know is on it", hint="make one, or mount it")
-    return TargetFacts(
+    options = mount.options if mount else ()
+    filesystem, stack = layers.with_filesystem(root, mounted, numbers, fs_type, options, target.device)
+    return DirectoryTarget(
         kind="disk",
         name=target.device,
         directory=target.path.strip("/"),
-        filesystem=layers.filesystem(fs_type, devices[0], target.device),
-        stack=devices,
-        devices=_names(devices, numbers),
+        filesystem=filesystem,
+        stack=stack,
+        devices=_names(stack, numbers),
     )
 
 
@@ -150,9 +141,7 @@ def _read_raw(root: Root, mounted: tuple[mounts.Mount, ...], target: RawTarget) 
     number = block.find(root, target.device)
     devices = layers.read(root, mounted, [number])
     _check_unused(root, mounted, devices[0], target.device)
-    return TargetFacts(
-        kind="raw", name=target.device, directory="", filesystem=None, stack=devices, devices=(devices[0].name,)
-    )
+    return DeviceTarget(kind="raw", name=target.device, stack=devices)
 
 
 def _check_unused(root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDevice, name: str) -> None:
@@ -163,7 +152,7 @@ def _check_unused(root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDe
         raise HostError(f"{name}: {device.name} is in use by {', '.join(used_by)}", hint=free)
     if any(mount.number == device.number for mount in mounted):
         raise HostError(f"{name}: {device.name} is mounted", hint=free)
-    found = device.content_type or superblock.signature(
+    found = device.content.type or superblock.signature(
         lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes
     )
     if found:

@@ -5,7 +5,7 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
 from kdump_initramfs.host import fstab, unseen_lvm
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
+from kdump_initramfs.storage import BlockDevice, Content, DirectoryTarget, Filesystem, TargetFacts, UnseenDevice
 
 # A directory that is bound to one that is bound to …: more of them is a mistake.
 _MAX_BINDS = 8
@@ -102,23 +102,21 @@ def _facts(kind: str, name: str, directory: str, spec: str, fs_type: str) -> Tar
             hint="name the file system by its UUID",
         )
     filesystem = Filesystem(type=fs_type, uuid=value if key == "UUID" else "", label=value if key == "LABEL" else "")
-    device = BlockDevice(
+    device = UnseenDevice(
         name=spec,
-        kind="disk",
         number="",
         size_bytes=0,
         part_uuid=value.lower() if key == "PARTUUID" else "",
-        content_type=fs_type,
-        content_uuid=filesystem.uuid,
+        content=Content(type=fs_type, uuid=filesystem.uuid),
     )
-    return TargetFacts(
+    return DirectoryTarget(
         kind=kind, name=name, directory=directory, filesystem=filesystem, stack=(device,), devices=(device.name,)
     )
 
 
 def _on(volume: tuple[BlockDevice, ...], kind: str, name: str, directory: str, fs_type: str) -> TargetFacts:
     """Return the facts of a file system on a logical volume, which dm/uuid tells from all others."""
-    return TargetFacts(
+    return DirectoryTarget(
         kind=kind,
         name=name,
         directory=directory,

@@ -10,7 +10,7 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import lvm_text
 from kdump_initramfs.formats.lvm_text import Section
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import BlockDevice
+from kdump_initramfs.storage import BlockDevice, LogicalVolume, UnseenDevice
 
 _BACKUP = "/etc/lvm/backup"
 _MAPPER = "/dev/mapper/"
@@ -83,18 +83,17 @@ def _devices(group: str, described: Section, volume: str) -> Iterator[BlockDevic
         inner = [each for each in _inner(lvm_text.section(logical, current)) if each in logical]
         waiting += inner
         yield _device(group, described, current, tuple(_dm_name(group, logical, each) for each in inner) or (carrier,))
-    yield BlockDevice(name=carrier, kind="disk", number="", size_bytes=0)
+    yield UnseenDevice(name=carrier, number="", size_bytes=0)
 
 
-def _device(group: str, described: Section, volume: str, below: tuple[str, ...]) -> BlockDevice:
+def _device(group: str, described: Section, volume: str, below: tuple[str, ...]) -> LogicalVolume:
     logical = lvm_text.section(described, "logical_volumes")
     about = lvm_text.section(logical, volume)
     name = _dm_name(group, logical, volume)
     ids = "".join(lvm_text.text(each, "id").replace("-", "") for each in (described, about))
     extents = sum(lvm_text.number(segment, "extent_count") for segment in _segments(about))
-    return BlockDevice(
+    return LogicalVolume(
         name=name,
-        kind="lvm",
         number="",
         size_bytes=extents * lvm_text.number(described, "extent_size") * _SECTOR_BYTES,
         dm_name=name,

@@ -1,6 +1,6 @@
 """Hardware watchdogs that are active: after a crash nobody feeds them, and they reset the machine amid its dump."""
 
-from kdump_initramfs.host import block
+from kdump_initramfs.host import hardware
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Watchdog
 
@@ -13,7 +13,7 @@ def read(root: Root) -> tuple[Watchdog, ...]:
     for name in root.list(_CLASS):
         directory = f"{_CLASS}/{name}"
         if root.read_word(f"{directory}/state") == "active":
-            drivers, modaliases = block.read_drivers(root, f"{directory}/device")
+            driven = hardware.read_drivers(root, f"{directory}/device")
             identity = root.read_word(f"{directory}/identity")
-            found.append(Watchdog(identity=identity, drivers=drivers, modaliases=modaliases))
+            found.append(Watchdog(identity=identity, drivers=driven.drivers, modaliases=driven.modaliases))
     return tuple(found)

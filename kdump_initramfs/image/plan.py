@@ -28,6 +28,7 @@ from kdump_initramfs.model import (
     Module,
     Node,
     Plan,
+    StorageLayer,
     Text,
 )
 
@@ -68,7 +69,9 @@ def make(
         entries=layout.arrange(root, (*parts.entries, *texts, *extra)),
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
-        volume_keys=tuple(sorted({key for each in contributions for key in each.volume_keys})),
+        volume_keys=tuple(
+            sorted({key for each in contributions if isinstance(each, StorageLayer) for key in each.volume_keys})
+        ),
         compression=compression,
         warnings=(*(warning for run in runs for warning in run.contribution.warnings), *parts.warnings),
         basis=basis.read(root, config, host),

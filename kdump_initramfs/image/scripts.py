@@ -7,9 +7,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kdump_initramfs import __version__, resources
-from kdump_initramfs.errors import HookError, HostError, KdumpError, raise_together
-from kdump_initramfs.image import render
-from kdump_initramfs.model import Entry, File, HookRun, HostFacts, OnFailure, Phase, Text
+from kdump_initramfs.errors import HookError, KdumpError, raise_together
+from kdump_initramfs.image import recognition, render
+from kdump_initramfs.model import (
+    BootStep,
+    BuildOnly,
+    Contribution,
+    Entry,
+    File,
+    HookRun,
+    HostFacts,
+    Saver,
+    Settings,
+    StorageLayer,
+    TargetDriver,
+    Text,
+)
+from kdump_initramfs.storage import DeviceTarget, DirectoryTarget, TargetFacts
 
 LIBRARY = ("lib.sh", "process.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
 _SETTING = re.compile(r"KDUMP_[A-Z0-9_]+")
@@ -22,7 +36,7 @@ def entries(host: HostFacts, runs: Sequence[HookRun], settings: Mapping[str, str
     Everything that is wrong with settings, targets or scripts is raised together.
     """
     shared = {**settings, **_merged(runs)}
-    per_target = [_target_settings(host, runs, position) for position in range(len(host.targets))]
+    per_target = [_target_settings(target, runs) for target in host.targets]
     _check(host, runs, [shared, *per_target])
     return (
         Text(path="/init", content=_rendered("init.sh.j2", host, runs), mode=0o755, reason="process 1"),
@@ -48,8 +62,7 @@ def _merged(runs: Iterable[HookRun]) -> dict[str, str]:
     return {name: value for run in runs for name, value in run.contribution.settings.items()}
 
 
-def _target_settings(host: HostFacts, runs: Iterable[HookRun], position: int) -> dict[str, str]:
-    target = host.targets[position]
+def _target_settings(target: TargetFacts, runs: Iterable[HookRun]) -> dict[str, str]:
     values = {
         "KDUMP_TARGET_NAME": target.name,
         "KDUMP_TARGET_KIND": target.kind,
@@ -57,10 +70,22 @@ def _target_settings(host: HostFacts, runs: Iterable[HookRun], position: int) ->
         "KDUMP_TARGET_HOOK": "",
     }
     for run in runs:
-        values |= run.contribution.target_settings.get(position, {})
-        if position in run.contribution.drives:
+        values |= _settings_for(target, run.contribution)
+        if isinstance(run.contribution, TargetDriver) and target in run.contribution.drives:
             values["KDUMP_TARGET_HOOK"] = run.name
     return values
+
+
+def _settings_for(target: TargetFacts, contribution: Contribution) -> Settings:
+    match contribution:
+        case TargetDriver():
+            return contribution.drives.get(target, {})
+        case Saver():
+            return contribution.target_settings.get(target, {})
+        case StorageLayer() if isinstance(target, DirectoryTarget | DeviceTarget):
+            return contribution.target_settings.get(target, {})
+        case _:
+            return {}
 
 
 def _settings(values: Mapping[str, str]) -> str:
@@ -68,30 +93,23 @@ def _settings(values: Mapping[str, str]) -> str:
 
 
 def _rendered(template: str, host: HostFacts, runs: Sequence[HookRun]) -> str:
-    def hooks(phase: Phase) -> list[dict[str, object]]:
-        chosen = [run for run in runs if run.contribution.phase is phase]
-        return [
-            {
-                "name": run.name,
-                "stops": run.contribution.on_failure is OnFailure.STOP,
-                "unlimited": run.contribution.unlimited,
-            }
-            for run in chosen
-        ]
+    def hooks(phase: type[BuildOnly]) -> list[str]:
+        return [run.name for run in runs if isinstance(run.contribution, phase) and run.script]
 
     return render.render(
         template,
         version=__version__,
         kernel_release=host.kernel.release,
-        boot_hooks=hooks(Phase.BOOT),
-        storage_hooks=hooks(Phase.STORAGE),
-        save_hooks=hooks(Phase.SAVE),
+        boot_hooks=hooks(BootStep),
+        storage_hooks=hooks(StorageLayer),
+        save_hooks=[run for run in runs if isinstance(run.contribution, Saver)],
         targets=range(len(host.targets)),
     )
 
 
 def _check(host: HostFacts, runs: Sequence[HookRun], tables: Sequence[Mapping[str, str]]) -> None:
-    errors: list[KdumpError] = [*_check_names(tables), *_check_declared(runs, tables), *_check_targets(host, runs)]
+    errors: list[KdumpError] = [*_check_names(tables), *_check_declared(runs, tables)]
+    errors += recognition.problems(host.targets, runs)
     raise_together(errors)
 
 
@@ -127,17 +145,3 @@ def _read(path: str) -> str:
             return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         raise HookError(f"{path}: {error}", hint="a capture hook is a text file") from error
-
-
-def _check_targets(host: HostFacts, runs: Sequence[HookRun]) -> Iterator[KdumpError]:
-    """Every layer that a target stands on must be provided by some hook, and every target driven by one."""
-    provided = {name for run in runs for name in run.contribution.provides}
-    for position, target in enumerate(host.targets):
-        for device in target.stack:
-            if device.name not in provided:
-                yield HostError(
-                    f"{target.name}: stands on {device.name}, a device of kind {device.kind} that no hook provides",
-                    hint="choose a target on a disk, a partition or a plain logical volume, or add a hook for it",
-                )
-        if sum(position in run.contribution.drives for run in runs) != 1:
-            yield HookError(f"{target.name}: not driven by exactly one hook", hint="see hooks/README.md")

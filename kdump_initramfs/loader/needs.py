@@ -12,7 +12,8 @@ from kdump_initramfs.host import kernel_config, memory, probe, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, record
 from kdump_initramfs.loader import minimum, sizing
-from kdump_initramfs.model import File, ImageRecord, Kernel, Module, Plan, TargetFacts, Text
+from kdump_initramfs.model import File, ImageRecord, Kernel, Module, Plan, Text
+from kdump_initramfs.storage import TargetFacts, drivers_of, filesystem_of
 
 _OSRELEASE = "/proc/sys/kernel/osrelease"
 _CMA_SINCE = (6, 17)
@@ -108,9 +109,8 @@ def _kernel_head(root: Root, path: str) -> tuple[bytes, int]:
 
 def _drivers_of(targets: tuple[TargetFacts, ...]) -> tuple[str, ...]:
     """Return the drivers of the targets, those that are built in too."""
-    devices = [device for target in targets for device in target.stack]
-    filesystems = [target.filesystem.type for target in targets if target.filesystem]
-    return (*filesystems, *(driver for device in devices for driver in device.drivers))
+    found = [filesystem.type for target in targets if (filesystem := filesystem_of(target))]
+    return (*found, *(driver for target in targets for driver in drivers_of(target)))
 
 
 def _encrypts_memory(root: Root) -> bool:

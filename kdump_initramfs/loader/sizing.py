@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from kdump_initramfs.formats.kernel_memory import KernelMemory
 from kdump_initramfs.loader.minimum import Minimum
-from kdump_initramfs.model import SCHEMA, TargetFacts
+from kdump_initramfs.model import SCHEMA
+from kdump_initramfs.storage import LogicalVolume, TargetFacts, stack_of
 
 _MIB = 1 << 20
 # The kernel takes any size; a round one can be compared with others.
@@ -231,7 +232,7 @@ def _drivers(needs: Needs) -> Iterable[Term]:
     for each in DRIVERS:
         if loaded & set(each.drivers):
             yield _saving(each.name, each.mib, f"{', '.join(sorted(loaded & set(each.drivers)))}: {each.reason}")
-    if any(device.kind == "lvm" for target in needs.targets for device in target.stack):
+    if any(isinstance(device, LogicalVolume) for target in needs.targets for device in stack_of(target)):
         yield _saving("LVM", _LVM_MIB, f"lvm(8) and the memory that it locks: {_MEASURED}")
     if needs.is_generic:
         yield _saving("generic image", 4, f"drivers of whatever devices are there: {_MEASURED}")
@@ -243,7 +244,8 @@ def _saving(name: str, mib: int, reason: str) -> Term:
 
 def _keys(needs: Needs) -> Iterable[Term]:
     """Return the memory of the key derivation of LUKS, one device after the other."""
-    kib = max((device.luks_kdf_kib for target in needs.targets for device in target.stack), default=0)
+    headers = (device.content.luks for target in needs.targets for device in stack_of(target))
+    kib = max((header.kdf_kib for header in headers if header), default=0)
     if kib and not needs.has_volume_keys:
         reason = "Argon2, as the LUKS header says; `cryptsetup luksAddKey --pbkdf pbkdf2` makes a key that takes none"
         yield Term(name="key of LUKS", unpacking_bytes=0, saving_bytes=kib << 10, reason=reason)

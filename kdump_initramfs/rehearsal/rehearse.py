@@ -114,7 +114,7 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
     settings = {
         "VICTIM_DISK_BYTES": str(disk_bytes),
         "VICTIM_RESULT_BYTES": str(disk_bytes + _MIB),
-        "VICTIM_DIRECTORY": target.directory,
+        "VICTIM_DIRECTORY": recipe.directory,
         "VICTIM_TOKEN": token,
     }
     with _directory(options.keep) as directory:

@@ -7,8 +7,16 @@ from typing import Literal
 from msgspec import Struct
 
 from kdump_initramfs.errors import RehearsalError
-from kdump_initramfs.model import BlockDevice, TargetFacts
 from kdump_initramfs.rehearsal.qemu import Bus
+from kdump_initramfs.storage import (
+    DirectoryTarget,
+    Disk,
+    LogicalVolume,
+    Partition,
+    ShareTarget,
+    TargetFacts,
+    UnseenDevice,
+)
 
 _MIB = 1 << 20
 _SECTOR_BYTES = 512
@@ -44,15 +52,20 @@ class Recipe(Struct, frozen=True, kw_only=True):
     # the file system at /mnt.
     make: str
     open: str
+    # Where on the file system the dumps are; see DirectoryTarget.
+    directory: str
     # Description of the volume group for vgcfgrestore(8); "" without LVM.
     lvm_metadata: str = ""
 
 
 def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
     """Return the recipe for a disk of that size; RehearsalError where a layer cannot be made again here."""
+    if not isinstance(target, DirectoryTarget):
+        what = "a share" if isinstance(target, ShareTarget) else "a target without a file system"
+        raise RehearsalError(f"{target.name}: {what} cannot be rehearsed yet", hint=_OTHER)
     disk = _only_disk(target)
-    partition = next((device for device in target.stack if device.kind == "partition"), None)
-    lvm = next((device for device in target.stack if device.kind == "lvm"), None)
+    partition = next((device for device in target.stack if isinstance(device, Partition)), None)
+    lvm = next((device for device in target.stack if isinstance(device, LogicalVolume)), None)
     odd = [device for device in target.stack if device not in (disk, partition, lvm)]
     if odd:
         raise RehearsalError(f"{target.name}: a device of kind {odd[0].kind} cannot be rehearsed yet", hint=_OTHER)
@@ -71,6 +84,7 @@ def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
         binaries=(program, *(("lvm",) if lvm else ())),
         make=f'{make}{mkfs} "{device}"\n',
         open=f'{activate}mount "{device}" /mnt\n',
+        directory=target.directory,
         lvm_metadata=_lvm_metadata(target, lvm, disk_bytes) if lvm else "",
     )
 
@@ -78,15 +92,15 @@ def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
 _OTHER = "name another target with --set target=[…], and build an image for it"
 
 
-def _only_disk(target: TargetFacts) -> BlockDevice:
-    disks = [device for device in target.stack if device.kind == "disk"]
+def _only_disk(target: DirectoryTarget) -> Disk | UnseenDevice:
+    disks = [device for device in target.stack if isinstance(device, Disk | UnseenDevice)]
     if len(disks) != 1:
         raise RehearsalError(f"{target.name}: stands on {len(disks)} disks; one can be rehearsed yet", hint=_OTHER)
     return disks[0]
 
 
-def _bus(disk: BlockDevice) -> Bus:
-    if not (disk.drivers or disk.modaliases):
+def _bus(disk: Disk | UnseenDevice) -> Bus:
+    if isinstance(disk, UnseenDevice):
         return "virtio-blk"  # a generic image for a disk that was not there: any disk will do
     for driver in disk.drivers:
         if driver in _BUSES:
@@ -95,12 +109,17 @@ def _bus(disk: BlockDevice) -> Bus:
     raise RehearsalError(f"{disk.name}: QEMU has no disk for {drivers}", hint=_OTHER)
 
 
-def _mkfs(target: TargetFacts) -> tuple[str, str]:
+def _mkfs(target: DirectoryTarget) -> tuple[str, str]:
     """Return the program that makes the file system, and its options."""
     filesystem = target.filesystem
-    if filesystem is None or not filesystem.uuid or filesystem.type not in _MKFS:
-        what = filesystem.type if filesystem else "a target without a file system"
-        raise RehearsalError(f"{target.name}: {what} cannot be rehearsed yet", hint=_OTHER)
+    if not filesystem.uuid or filesystem.type not in _MKFS:
+        raise RehearsalError(f"{target.name}: {filesystem.type} cannot be rehearsed yet", hint=_OTHER)
+    if filesystem.further:
+        options = ", ".join(each.option for each in filesystem.further)
+        raise RehearsalError(
+            f"{target.name}: its {filesystem.type} has a device of its own ({options}), which cannot be made again yet",
+            hint=_OTHER,
+        )
     program, options = _MKFS[filesystem.type]
     return program, options.format(uuid=filesystem.uuid)
 
@@ -111,13 +130,13 @@ _PV_UUID = "kdumpi-nitr-amfs-rehe-arsa-ldis-k00000"
 METADATA_PATH = "/etc/victim/volume-group"
 
 
-def _names(volume: BlockDevice) -> tuple[str, str]:
+def _names(volume: LogicalVolume) -> tuple[str, str]:
     """Return names of group and volume; dm/name joins them by one dash, and doubles those inside of them."""
     group, _, logical = volume.dm_name.replace("--", "\0").partition("-")
     return group.replace("\0", "-"), logical.replace("\0", "-")
 
 
-def _make_lvm(volume: BlockDevice, device: str) -> str:
+def _make_lvm(volume: LogicalVolume, device: str) -> str:
     group, _ = _names(volume)
     return (
         f'lvm pvcreate -ff -y --uuid {_PV_UUID} --restorefile {METADATA_PATH} "{device}"\n'
@@ -169,11 +188,11 @@ stripes = ["pv0", 0]
 """
 
 
-def _lvm_metadata(target: TargetFacts, volume: BlockDevice, disk_bytes: int) -> str:
+def _lvm_metadata(target: DirectoryTarget, volume: LogicalVolume, disk_bytes: int) -> str:
     """Return a volume group of one physical and one logical volume, with the UUIDs of the real one."""
     group, logical = _names(volume)
     both = volume.dm_uuid.removeprefix("LVM-")
-    on_partition = any(device.kind == "partition" for device in target.stack)
+    on_partition = any(isinstance(device, Partition) for device in target.stack)
     sectors = disk_bytes // _SECTOR_BYTES - (_PARTITION_START if on_partition else 0)
     return _METADATA.format(
         group=group,
@@ -194,9 +213,13 @@ def _dashed(uuid: str) -> str:
 
 def disk_bytes(target: TargetFacts) -> int:
     """Return how large the disk must be: the capture environment knows a disk or a partition by its size; 0 for any."""
-    if target.device.kind == "partition" and target.device.size_bytes:
-        return target.device.size_bytes + _PARTITION_START * _SECTOR_BYTES
-    return target.device.size_bytes if target.device.kind == "disk" else 0
+    match target:
+        case DirectoryTarget(device=Partition(size_bytes=size_bytes)) if size_bytes:
+            return size_bytes + _PARTITION_START * _SECTOR_BYTES
+        case DirectoryTarget(device=Disk(size_bytes=size_bytes)):
+            return size_bytes
+        case _:
+            return 0
 
 
 # --- the scratch disk --------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import layout, plan, render, write
 from kdump_initramfs.loader.kexec import Command
-from kdump_initramfs.model import Contribution, Dir, Entry, File, HostFacts, Link, Plan, TargetFacts, Text
+from kdump_initramfs.model import BuildOnly, Dir, Entry, File, HostFacts, Link, Plan, Text
 from kdump_initramfs.rehearsal.storage import METADATA_PATH, Recipe
+from kdump_initramfs.storage import TargetFacts
 
 # What victim.sh and the recipes call besides what the base hook links.
 _APPLETS = ("echo", "tar")
@@ -41,7 +42,7 @@ def build(
     )
     host = probe.read(root, config, facts_of=_facts(command, target))
     drivers = [run.contribution for run in hooks.contribute(config, host, root=root)]
-    own = Contribution(
+    own = BuildOnly(
         binaries=(command.words[0], *recipe.binaries),
         modules=_RESULT_MODULES,
         entries=_entries(host, command, recipe, settings),

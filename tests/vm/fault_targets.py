@@ -10,8 +10,9 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kdump_initramfs.model import CryptEntry, HostFacts, TargetFacts
+from kdump_initramfs.model import CryptEntry, HostFacts
 from kdump_initramfs.rehearsal.qemu import Bus
+from kdump_initramfs.storage import TargetFacts
 from tests import capture
 from tests.vm import powercut
 from tests.vm.debian import Hardware, run_script

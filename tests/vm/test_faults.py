@@ -20,9 +20,9 @@ import pytest
 from msgspec import Struct
 
 from kdump_initramfs.dumps import store
-from kdump_initramfs.model import TargetFacts
 from kdump_initramfs.rehearsal import qemu
 from kdump_initramfs.rehearsal.console import OnLine
+from kdump_initramfs.storage import TargetFacts
 from tests import capture, kernels
 
 pytestmark = pytest.mark.guest

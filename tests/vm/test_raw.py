@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdump_initramfs.dumps import recover, store
-from kdump_initramfs.model import BlockDevice, TargetFacts
 from kdump_initramfs.rehearsal import qemu, verify
+from kdump_initramfs.storage import DeviceTarget, Disk, TargetFacts
 from tests import capture
 from tests.vm import test_faults as direct
 
@@ -19,18 +19,15 @@ SERIAL = "raw-disk"
 DISK_MIB = 32
 
 
-def raw(size_mib: int = DISK_MIB, serial: str = SERIAL) -> TargetFacts:
-    disk = BlockDevice(
+def raw(size_mib: int = DISK_MIB, serial: str = SERIAL) -> DeviceTarget:
+    disk = Disk(
         name="disk0",
-        kind="disk",
         number="8:0",
         size_bytes=size_mib * _MIB,
         drivers=("virtio_blk", "virtio_pci"),
         disk_id=serial,
     )
-    return TargetFacts(
-        kind="raw", name="/dev/disk0", directory="", filesystem=None, stack=(disk,), devices=(disk.name,)
-    )
+    return DeviceTarget(kind="raw", name="/dev/disk0", stack=(disk,))
 
 
 @pytest.fixture(scope="module")

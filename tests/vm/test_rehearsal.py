@@ -13,8 +13,8 @@ from msgspec import Struct
 from kdump_initramfs import config
 from kdump_initramfs.dumps import store
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.model import TargetFacts
 from kdump_initramfs.rehearsal import rehearse
+from kdump_initramfs.storage import TargetFacts
 from tests import capture
 
 pytestmark = pytest.mark.guest

@@ -1,0 +1,72 @@
+"""What a file system is and needs, beside the devices that carry it: as its superblock and its mount options say."""
+
+from collections.abc import Iterator, Sequence
+
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import filesystems
+from kdump_initramfs.formats.filesystem import External
+from kdump_initramfs.host import block, content, layer
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.storage import BlockDevice, Filesystem, FurtherDevice
+
+_ANOTHER = "name a target on another file system"
+
+
+def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], name: str) -> Filesystem:
+    """Return the file system on a device; `options` are those of its mount, `name` is what asks, for messages.
+
+    Raises HostError where its UUID is unknown, or the capture kernel could not mount it.
+    """
+    found = filesystems.parse(fs_type, lambda offset, size: content.part(root, device.name, offset, size))
+    uuid = device.content.uuid or (found.uuid if found else "")
+    if not uuid:
+        raise HostError(
+            f"{name}: the UUID of its file system ({fs_type} on {device.name}) is not to be found",
+            hint="run as root, so that it can be read from the device, or start udev, which records it",
+        )
+    external = found.external if found else ()
+    if found and not found.is_mountable:
+        raise HostError(f"{name}: {device.name} holds a journal, and no file system", hint=_ANOTHER)
+    return Filesystem(
+        type=fs_type,
+        uuid=uuid,
+        requests=found.requests if found else (),
+        further=tuple(_further(root, f"{name}: its {fs_type}", external, options)),
+    )
+
+
+def _further(root: Root, where: str, external: Sequence[External], options: Sequence[str]) -> Iterator[FurtherDevice]:
+    """Yield the devices of a file system that lie beside it; those of a btrfs are all alike, and carry it."""
+    for each in external:
+        if each.option == "device":
+            continue
+        if not each.option:
+            raise HostError(
+                f"{where} is on several devices ({each.path}), which the kernel knows by name alone",
+                hint=f"{_ANOTHER}: the names are others after a crash",
+            )
+        yield FurtherDevice(name=_find(root, where, each, options), option=each.option, uuid=each.uuid)
+
+
+def _find(root: Root, where: str, wanted: External, options: Sequence[str]) -> str:
+    """Return the kernel name of a further device."""
+    named = dict(option.partition("=")[::2] for option in options if "=" in option)
+    if path := named.get(wanted.option, ""):
+        return layer.name(block.directory_of(root, block.find(root, path)))
+    if wanted.uuid and (found := _with_content(root, wanted.uuid)):
+        return found
+    raise HostError(
+        f"{where} has its {wanted.role} on another device, and that is not to be found",
+        hint=f"mount it with {wanted.option}=, so that it can be seen which that is",
+    )
+
+
+def _with_content(root: Root, uuid: str) -> str:
+    """Return the kernel name of the device on which something with this UUID lies."""
+    if found := content.links(root, "UUID"):
+        return next((device for device, value in found.items() if value == uuid), "")
+    for device in root.list("/sys/class/block"):
+        directory = root.resolve(f"/sys/class/block/{device}")
+        if layer.content_of(root, directory).uuid == uuid:
+            return layer.name(directory)
+    return ""
