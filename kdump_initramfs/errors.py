@@ -62,6 +62,10 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._errors)
 
+    @property
+    def errors(self) -> tuple[KdumpError, ...]:
+        return tuple(self._errors)
+
     def raise_all(self) -> None:
         """Raise what was gathered, if anything was."""
         raise_together(self._errors)

@@ -8,13 +8,15 @@
 #   device_agree      how many of these must agree with what was seen when the image was built (0: nothing was seen)
 #   device_dm_uuids   the beginnings of dm/uuid; one alone is as good as two others
 #   device_disks      SECTORS:DISK-ID:PARTUUID of each; what was not seen is empty
+#   device_further    two words for each device that the file system needs besides: the mount option that names it, and
+#                     the description of the device
 #   fs_type fs_options  for mount
 . /lib/kdump/process.sh
 
 # describe NAME: sets what the description of that name says.
 describe() {
     device_name='' device_content='' device_count=1 device_agree=0 device_dm_uuids='' device_disks=''
-    fs_type='' fs_options=''
+    device_further='' fs_type='' fs_options=''
     # shellcheck source=/dev/null
     . "/etc/kdump/devices/$1"
 }
@@ -107,11 +109,18 @@ is_known() {
     _disk_id=$(disk_id "$1")
     _part_uuid=$(part_uuid "$1")
     for _word in $device_disks; do
+        # Where nothing on the device tells it, a partition with another UUID is another one, whatever else agrees.
+        [ -n "$device_content" ] || is_no_other_partition "${_word##*:}" || continue
         [ "$(agreements "$_word")" -lt "$device_agree" ] || return 0
     done
     [ -z "$device_content" ] ||
         strangers="$strangers; $1 has its UUID, but neither size ($_size sectors) nor id ($_disk_id, $_part_uuid)"
     return 1
+}
+
+# is_no_other_partition UUID: may the device that `_part_uuid` tells of be the partition with this UUID?
+is_no_other_partition() {
+    [ -z "$1" ] || [ -z "$_part_uuid" ] || [ "$1" = "$_part_uuid" ]
 }
 
 # answers NAME: can the device be read? Once a target has not come to an end, its device may hang, and so does for ever
@@ -172,7 +181,24 @@ choose_devices() {
     [ "$device_count" -eq 1 ] || for _name in $names; do
         options="$options,device=$(device_node "$_name")"
     done
+    [ -z "$device_further" ] || _further=$(further_options "$1") || exit 1
+    options="$options${_further:-}"
 }
+
+# further_options SECONDS: prints ,OPTION=NODE for each device that the file system needs besides. A description has these
+# of its own, so this runs in a shell of its own.
+further_options() (
+    # shellcheck disable=SC2086  # words
+    set -- "$1" $device_further
+    _seconds=$1
+    shift
+    while [ $# -ge 2 ]; do
+        describe "$2"
+        choose_devices "$_seconds"
+        printf ',%s=%s' "$1" "$(device_node "${names# }")"
+        shift 2
+    done
+)
 
 # mounted_line PLACE: prints the line of what is mounted there, the topmost if there are several; nothing if there is
 # nothing.

@@ -164,7 +164,7 @@ def test_kind_of_device_is_told_by_its_directory(files: Mapping[str, str], kind:
            for name, text in ({"dev": "253:0", "size": "8"} | dict(files)).items()}
     )  # fmt: skip
     file = LoopFile(path="x", offset_bytes=0, filesystem=Filesystem(type="ext4", uuid="1"))
-    assert layer.read(root, block.directory_of(root, "253:0"), lambda name, directory: (file, ())).kind == kind
+    assert layer.read(root, block.directory_of(root, "253:0"), lambda *_: (file, ())).kind == kind
 
 
 def test_device_that_is_its_own_slave_is_an_error_and_no_loop(sysroot: Make) -> None:

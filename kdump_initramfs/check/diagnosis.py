@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from kdump_initramfs import build
 from kdump_initramfs.check import collector, debuginfo, loading, options, reservation, settings, target
-from kdump_initramfs.check.finding import Finding, Report, attempt, report
+from kdump_initramfs.check.finding import Finding, Report, attempt, of_error, report
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import fstab, kernel, kernel_config, memory, probe, targets, tools
@@ -130,6 +131,17 @@ def _targets(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
         yield from _target(root, config, each, expected)
         if seen.kernel is not None:
             yield from target.drivers(each, _modules(root, seen.kernel))
+    if seen.kernel is not None and found is not None:
+        yield from _refusals(root, config, seen.kernel, found)
+
+
+def _refusals(root: Root, config: Config, known: Kernel, found: tuple[TargetFacts, ...]) -> Iterator[Finding]:
+    """Yield what a build would refuse, beside what is missing in its files."""
+    name, why = "build", "an image that cannot be built saves nothing"
+    host, problems = attempt(name, why, lambda: probe.read(root, config, known_kernel=known, known_targets=found))
+    yield from problems
+    for error in build.refusals(root, config, host) if host is not None else ():
+        yield of_error(name, why, error)
 
 
 def _target(root: Root, config: Config, facts: TargetFacts, expected: int) -> Iterator[Finding]:

@@ -60,10 +60,11 @@ def attempt(name: str, why: str, read: Callable[[], _Value]) -> tuple[_Value | N
         return read(), ()
     except KdumpError as error:
         errors = error.errors if isinstance(error, SeveralProblemsError) else (error,)
-        return None, tuple(_of_error(name, why, one) for one in errors)
+        return None, tuple(of_error(name, why, one) for one in errors)
 
 
-def _of_error(name: str, why: str, error: KdumpError) -> Finding:
+def of_error(name: str, why: str, error: KdumpError) -> Finding:
+    """Return an error as a finding."""
     is_hidden = isinstance(error.__cause__, PermissionError)
     return Finding(
         name=name,

@@ -72,13 +72,18 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _probe(args: argparse.Namespace) -> int:
+    from kdump_initramfs import build as spine
+    from kdump_initramfs.errors import raise_together
     from kdump_initramfs.host import probe as probing
 
-    facts = probing.read(Root(args.root), common.config(args), facts_of=_facts(args))
+    root, config = Root(args.root), common.config(args)
+    facts = probing.read(root, config, facts_of=_facts(args))
     if args.json:
         common.print_json(facts)
     else:
         print("\n".join(_describe(facts)))
+    # What was found is for a bug report, whether it can be built for or not.
+    raise_together(spine.refusals(root, config, facts))
     return 0
 
 

@@ -10,6 +10,8 @@ from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, Filesystem, FurtherDevice
 
 _ANOTHER = "name a target on another file system"
+# Mount options that name a further device, as mountinfo shows them: xfs(5), ext4(5).
+_ROLES = {"logdev": "log", "rtdev": "realtime", "journal_path": "journal"}
 
 
 def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], name: str) -> Filesystem:
@@ -24,7 +26,7 @@ def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], 
             f"{name}: the UUID of its file system ({fs_type} on {device.name}) is not to be found",
             hint="run as root, so that it can be read from the device, or start udev, which records it",
         )
-    external = found.external if found else ()
+    external = found.external if found else _named_by_options(options)
     if found and not found.is_mountable:
         raise HostError(f"{name}: {device.name} holds a journal, and no file system", hint=_ANOTHER)
     return Filesystem(
@@ -33,6 +35,12 @@ def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], 
         requests=found.requests if found else (),
         further=tuple(_further(root, f"{name}: its {fs_type}", external, options)),
     )
+
+
+def _named_by_options(options: Sequence[str]) -> tuple[External, ...]:
+    """Return the further devices of a file system that may not be read, as far as its mount tells them."""
+    named = {option.partition("=")[0] for option in options}
+    return tuple(External(role=role, option=option) for option, role in _ROLES.items() if option in named)
 
 
 def _further(root: Root, where: str, external: Sequence[External], options: Sequence[str]) -> Iterator[FurtherDevice]:
@@ -63,8 +71,11 @@ def _find(root: Root, where: str, wanted: External, options: Sequence[str]) -> s
 
 def _with_content(root: Root, uuid: str) -> str:
     """Return the kernel name of the device on which something with this UUID lies."""
-    if found := content.links(root, "UUID"):
-        return next((device for device, value in found.items() if value == uuid), "")
+    linked = (device for device, value in content.links(root, "UUID").items() if value == uuid)
+    return next(linked, "") or _read_everywhere(root, uuid)
+
+
+def _read_everywhere(root: Root, uuid: str) -> str:
     for device in root.list("/sys/class/block"):
         directory = root.resolve(f"/sys/class/block/{device}")
         if layer.content_of(root, directory).uuid == uuid:

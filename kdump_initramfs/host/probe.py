@@ -9,15 +9,22 @@ from kdump_initramfs.errors import ConfigError, HostError
 from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, Kernel
+from kdump_initramfs.storage import TargetFacts
 
 
 def read(
-    root: Root, config: Config, *, facts_of: HostFacts | None = None, known_kernel: Kernel | None = None
+    root: Root,
+    config: Config,
+    *,
+    facts_of: HostFacts | None = None,
+    known_kernel: Kernel | None = None,
+    known_targets: tuple[TargetFacts, ...] | None = None,
 ) -> HostFacts:
     """Return the facts of the machine at `root`.
 
     With `facts_of` (another machine's), storage, name and command line are that machine's, while kernel and programs
-    are still those of `root`: how an image is built where the hardware is not. A known kernel is not looked at.
+    are still those of `root`: how an image is built where the hardware is not. A known kernel is not looked at, nor are
+    known targets.
     """
     machine = tools.machine(root)
     found_kernel = known_kernel or kernel.read(root, config.kernel, machine)
@@ -44,7 +51,9 @@ def read(
         watchdogs=watchdog.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),
         post_scripts=site.scripts(root, "post", config.capture.post),
-        targets=targets.read(root, config.targets, generic=config.image.mode == "generic"),
+        targets=targets.read(root, config.targets, generic=config.image.mode == "generic")
+        if known_targets is None
+        else known_targets,
     )
 
 

@@ -5,9 +5,12 @@ LVM writes it whenever it changes a volume group, so it is there wherever an ins
 
 import re
 from collections.abc import Iterator
+from typing import TypedDict
+
+from msgspec.structs import replace
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.formats import lvm_text
+from kdump_initramfs.formats import lvm_segments, lvm_text
 from kdump_initramfs.formats.lvm_text import Section
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, LogicalVolume, UnseenDevice
@@ -73,6 +76,7 @@ def _check_carriers(name: str, group: str, described: Section) -> None:
 def _devices(group: str, described: Section, volume: str) -> Iterator[BlockDevice]:
     """Yield a volume and all within it, each before what it stands on; the physical volumes are one device, unseen."""
     logical = lvm_text.section(described, "logical_volumes")
+    needs = lvm_segments.needs(described, volume)
     carrier = f"physical volumes of {group}"
     waiting, seen = [volume], set[str]()
     while waiting:
@@ -82,8 +86,21 @@ def _devices(group: str, described: Section, volume: str) -> Iterator[BlockDevic
         seen.add(current)
         inner = [each for each in _inner(lvm_text.section(logical, current)) if each in logical]
         waiting += inner
-        yield _device(group, described, current, tuple(_dm_name(group, logical, each) for each in inner) or (carrier,))
+        below = tuple(_dm_name(group, logical, each) for each in inner) or (carrier,)
+        yield replace(_device(group, described, current, below), **_table(needs))
     yield UnseenDevice(name=carrier, number="", size_bytes=0)
+
+
+class _Table(TypedDict):
+    target_types: tuple[str, ...]
+    requests: tuple[str, ...]
+
+
+def _table(needs: lvm_segments.Needs | None) -> _Table:
+    """Return the fields that a table of device-mapper would fill: those of all within a volume."""
+    if needs is None:
+        return _Table(target_types=(), requests=())
+    return _Table(target_types=(*needs.targets, *needs.unknown), requests=needs.requests)
 
 
 def _device(group: str, described: Section, volume: str, below: tuple[str, ...]) -> LogicalVolume:

@@ -38,6 +38,8 @@ _MKFS = {
     "ext4": ("mkfs.ext4", "-q -F -U {uuid}"),
     "xfs": ("mkfs.xfs", "-q -f -m uuid={uuid}"),
 }
+# What file systems of these types ask the kernel for as they are made by default.
+_COMMON_REQUESTS = frozenset({"crypto-crc32c"})
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
     if not isinstance(target, DirectoryTarget):
         what = "a share" if isinstance(target, ShareTarget) else "a target without a file system"
         raise RehearsalError(f"{target.name}: {what} cannot be rehearsed yet", hint=_OTHER)
+    program, options = _mkfs(target)
     disk = _only_disk(target)
     partition = next((device for device in target.stack if isinstance(device, Partition)), None)
     lvm = next((device for device in target.stack if isinstance(device, LogicalVolume)), None)
@@ -70,7 +73,6 @@ def recipe(target: TargetFacts, disk_bytes: int) -> Recipe:
     if odd:
         raise RehearsalError(f"{target.name}: a device of kind {odd[0].kind} cannot be rehearsed yet", hint=_OTHER)
     below = "$VICTIM_PARTITION" if partition else "$VICTIM_DISK"
-    program, options = _mkfs(target)
     mkfs = f"{program} {options}"
     if lvm is None:
         make, device = "", below
@@ -118,6 +120,12 @@ def _mkfs(target: DirectoryTarget) -> tuple[str, str]:
         options = ", ".join(each.option for each in filesystem.further)
         raise RehearsalError(
             f"{target.name}: its {filesystem.type} has a device of its own ({options}), which cannot be made again yet",
+            hint=_OTHER,
+        )
+    if odd := sorted(set(filesystem.requests) - _COMMON_REQUESTS):
+        raise RehearsalError(
+            f"{target.name}: its {filesystem.type} asks the kernel for {', '.join(odd)}, which one that is made here would "
+            "not",
             hint=_OTHER,
         )
     program, options = _MKFS[filesystem.type]
