@@ -10,7 +10,7 @@ import pytest
 
 from kdump_initramfs import build as spine
 from kdump_initramfs import config
-from kdump_initramfs.errors import HostError, LoadError
+from kdump_initramfs.errors import HostError, ImageError, LoadError
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.loader import kexec, rearm, staleness, state, status
@@ -187,6 +187,18 @@ def arm(root: Root, image: str) -> None:
     trees.make("file /sys/kernel/kexec_crash_loaded 1", Path(root.directory))
     loaded = kexec.command(root, settings(root), image)
     state.write(root, image=image, described=loaded.record, words=loaded.words)
+
+
+def test_an_image_whose_record_has_facts_of_an_older_schema_can_still_be_loaded(machine: Root) -> None:
+    image = build(machine)
+    path = Path(record.path_of(image))
+    text = path.read_text().replace('"schema": 2', '"schema": 1').replace('"type": "directory"', '"old": ""')
+    path.write_text(text)
+    kexec.command(machine, settings(machine), image)
+    assert any("did not record what it decided from" in reason for reason in reasons(machine, image))
+    path.write_text(text.replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(ImageError, match=r"capture|initrd"):
+        record.read(image)
 
 
 def test_status_names_each_reason_with_its_remedy(machine: Root) -> None:

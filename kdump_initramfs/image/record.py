@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from kdump_initramfs.errors import ImageError
-from kdump_initramfs.model import ImageRecord
+from kdump_initramfs.model import FACTS_SCHEMA, ImageRecord
 
 # The end of the name of a file that is being written beside an image.
 PARTIAL = ".partial"
@@ -117,11 +117,27 @@ def _read(path: str) -> ImageRecord | None:
 def _decoded(path: str) -> ImageRecord | None:
     try:
         with open(path, "rb") as stream:
-            return msgspec.json.decode(stream.read(), type=ImageRecord)
+            content = stream.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}", hint="run as root") from error
+    try:
+        return msgspec.json.decode(content, type=ImageRecord)
+    except msgspec.ValidationError:
+        return _of_older_version(content)
+
+
+def _of_older_version(content: bytes) -> ImageRecord:
+    """Return a record with facts of an older schema, without these: its image can be loaded until it is built again.
+
+    Raises msgspec.ValidationError where it is no such record.
+    """
+    found = msgspec.json.decode(content, type=dict[str, object])
+    manifest = msgspec.convert(found.get("manifest"), type=dict[str, object])
+    if manifest.get("schema") == FACTS_SCHEMA:
+        return msgspec.json.decode(content, type=ImageRecord)
+    return msgspec.convert({**found, "basis": None, "manifest": {**manifest, "targets": []}}, type=ImageRecord)
 
 
 def sha256_of(path: str) -> str:

@@ -124,8 +124,8 @@ def _mkfs(target: DirectoryTarget) -> tuple[str, str]:
         )
     if odd := sorted(set(filesystem.requests) - _COMMON_REQUESTS):
         raise RehearsalError(
-            f"{target.name}: its {filesystem.type} asks the kernel for {', '.join(odd)}, which one that is made here would "
-            "not",
+            f"{target.name}: its {filesystem.type} asks the kernel for {', '.join(odd)}, which one that is made here "
+            "would not",
             hint=_OTHER,
         )
     program, options = _MKFS[filesystem.type]
