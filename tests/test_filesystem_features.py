@@ -262,7 +262,15 @@ def test_character_sets_are_those_of_the_options_or_of_the_configuration(
 
 
 def test_real_kernels_have_an_answer_to_all_that_is_asked_for() -> None:
-    asked = {"crypto-crc32c", "crypto-crc32", "crypto-xxhash64", "crypto-sha256", "crypto-blake2b-256", "quota_v2"}
+    asked = {
+        "crypto-crc32c",
+        "crypto-crc32",
+        "crypto-xxhash64",
+        "crypto-sha256",
+        "crypto-blake2b-256",
+        "quota_v2",
+        "utf8data",
+    }
     asked |= {"nls_ascii", "nls_cp437", "nls_koi8-r", "nls_iso8859-1"}
     for release, root in kernels.roots().items():
         answered = kernel_names.answered(root, release)
