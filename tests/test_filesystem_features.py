@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdump_initramfs.formats import btrfs_features, filesystems, nls
+from kdump_initramfs.formats import filesystems
 from kdump_initramfs.formats.filesystem import External, Filesystem, Reader
 from kdump_initramfs.image import kmod
 from tests import kernel_names, kernels, programs
@@ -180,16 +180,6 @@ def test_members_of_btrfs_are_counted_and_told_apart(tmp_path: Path) -> None:
     assert {"raid56", "raid1c34"} < {*found[0].features}
 
 
-def test_uuid_of_the_trees_stays_when_that_of_the_file_system_is_changed(tmp_path: Path) -> None:
-    (disk,) = disks(tmp_path, "disk")
-    run("mkfs.btrfs", "-q", "-f", "-U", UUID, disk)
-    assert btrfs_features.metadata_uuid(reader(Path(disk))) == UUID
-    run("btrfstune", "-M", OTHER, disk)
-    assert parsed("btrfs", disk).uuid == OTHER
-    assert "metadata-uuid" in parsed("btrfs", disk).features
-    assert btrfs_features.metadata_uuid(reader(Path(disk))) == UUID
-
-
 def test_member_of_btrfs_is_the_one_that_its_tool_says(tmp_path: Path) -> None:
     (disk,) = disks(tmp_path, "disk")
     run("mkfs.btrfs", "-q", "-f", disk)
@@ -229,35 +219,6 @@ def test_features_of_f2fs_that_ask_something_of_the_kernel(tmp_path: Path) -> No
     assert found.requests == ("crypto-crc32", "quota_v2", "utf8data")
 
 
-# --- character sets ----------------------------------------------------------------------------------------------
-
-DEBIAN = {
-    "CONFIG_FAT_DEFAULT_CODEPAGE": "437",
-    "CONFIG_FAT_DEFAULT_IOCHARSET": '"ascii"',
-    "CONFIG_NLS_DEFAULT": '"utf8"',
-}
-
-
-@pytest.mark.parametrize(
-    ("fs_type", "options", "config", "asked"),
-    [
-        ("vfat", (), DEBIAN, ("nls_ascii", "nls_cp437")),
-        ("vfat", (), {}, ("nls_cp437", "nls_iso8859-1")),
-        ("vfat", ("rw", "codepage=850", "iocharset=utf8"), DEBIAN, ("nls_cp850", "nls_utf8")),
-        ("msdos", ("codepage=866",), DEBIAN, ("nls_cp866",)),
-        ("exfat", (), DEBIAN, ()),
-        ("exfat", ("iocharset=koi8-r",), DEBIAN, ("nls_koi8-r",)),
-        ("ntfs3", (), DEBIAN, ()),
-        ("ntfs3", ("nls=cp1251",), DEBIAN, ("nls_cp1251",)),
-        ("ext4", ("iocharset=utf8",), DEBIAN, ()),
-    ],
-)
-def test_character_sets_are_those_of_the_options_or_of_the_configuration(
-    fs_type: str, options: Sequence[str], config: dict[str, str], asked: tuple[str, ...]
-) -> None:
-    assert nls.requests(fs_type, options, config) == asked
-
-
 # --- all ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +232,6 @@ def test_real_kernels_have_an_answer_to_all_that_is_asked_for() -> None:
         "quota_v2",
         "utf8data",
     }
-    asked |= {"nls_ascii", "nls_cp437", "nls_koi8-r", "nls_iso8859-1"}
     for release, root in kernels.roots().items():
         answered = kernel_names.answered(root, release)
         assert not {name for name in asked if kmod.normal(name) not in answered}, release

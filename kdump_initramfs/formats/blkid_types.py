@@ -138,6 +138,12 @@ def describe(name: str) -> str:
     return known.description if known else f"what libblkid calls {name}"
 
 
+def is_filesystem(name: str) -> bool:
+    """Whether something of this type can be mounted; what is not known here may be."""
+    known = TYPES.get(name)
+    return known is None or known.kind == "filesystem"
+
+
 # By type, place and bytes (below 0: from the end), besides those of superblock.SIGNATURES. Where libblkid wants more
 # than these bytes, such as a checksum, the type is not here.
 _OTHERS: tuple[tuple[str, int, bytes], ...] = (

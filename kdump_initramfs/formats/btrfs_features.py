@@ -61,15 +61,6 @@ def parse(read: Reader) -> Filesystem | None:
     )
 
 
-def metadata_uuid(read: Reader) -> str:
-    """Return the UUID that the trees carry, by which the kernel tells members; that of the file system if it is one."""
-    head = read(_OFFSET, _BYTES)
-    if len(head) < _BYTES or head[0x40:0x48] != _MAGIC:
-        return ""
-    has_own = little(head, 0xBC, 8) >> 10 & 1
-    return superblock.format_uuid(head[0x23B:0x24B] if has_own else head[0x20:0x30])
-
-
 def _flags(head: bytes) -> set[str]:
     flags = little(head, 0x38, 8)
     found = {"seeding"} if flags >> _SEEDING & 1 else set()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget, Target
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.formats import superblock
+from kdump_initramfs.formats import blkid_types, superblock
 from kdump_initramfs.host import block, content, mounts, share, unseen
 from kdump_initramfs.host import stack as layers
 from kdump_initramfs.host.root import Root
@@ -120,11 +120,12 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
     numbers: tuple[str, ...] = (block.find(root, target.device),)
     device, *_ = layers.read(root, mounted, numbers)
     mount = next((mount for mount in mounted if mount.number == numbers[0]), None)
-    fs_type = mount.fs_type if mount else device.content.type
+    fs_type = mount.fs_type if mount else device.content.type or _identify(root, device)
     if fs_type == "btrfs":
         numbers = layers.btrfs_carriers(root, device.name, target.device)
-    if not fs_type:
-        raise HostError(f"{target.device}: no file system that we know is on it", hint="make one, or mount it")
+    if not fs_type or not blkid_types.is_filesystem(fs_type):
+        seems = f", but {blkid_types.describe(fs_type)}" if fs_type else ""
+        raise HostError(f"{target.device}: no file system that we know is on it{seems}", hint="make one, or mount it")
     options = mount.options if mount else ()
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, fs_type, options, target.device)
     return DirectoryTarget(
@@ -135,6 +136,19 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
         stack=stack,
         devices=_names(stack, numbers),
     )
+
+
+def _identify(root: Root, device: BlockDevice) -> str:
+    """Return what a device holds, by the name of libblkid; "" if nothing that is known."""
+    return blkid_types.identify(lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes)
+
+
+def _signature(root: Root, device: BlockDevice) -> str:
+    """Return the same, or that there is a table of partitions."""
+    signature = superblock.signature(
+        lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes
+    )
+    return signature or _identify(root, device)
 
 
 def _read_raw(root: Root, mounted: tuple[mounts.Mount, ...], target: RawTarget) -> TargetFacts:
@@ -152,8 +166,6 @@ def _check_unused(root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDe
         raise HostError(f"{name}: {device.name} is in use by {', '.join(used_by)}", hint=free)
     if any(mount.number == device.number for mount in mounted):
         raise HostError(f"{name}: {device.name} is mounted", hint=free)
-    found = device.content.type or superblock.signature(
-        lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes
-    )
+    found = device.content.type or _signature(root, device)
     if found:
         raise HostError(f"{name}: {device.name} is not empty, {found} is on it", hint=free)
