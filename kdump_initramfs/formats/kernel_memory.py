@@ -45,7 +45,7 @@ def _read(image: bytes) -> KernelMemory | None:
         return _bzimage(image)
     if image.startswith(b"MZ\0\0zimg"):
         return _zboot(image)
-    if compression.detect(image) != "none":
+    if compression.detect(image) != "none" or image.startswith(_LZ4_MAGIC):
         return _plain(_unpacked_head(image), "the header of the image inside")
     return _plain(image, "its header")
 
@@ -111,6 +111,8 @@ _LZ4_MAGIC = b"\x02!L\x18"
 
 
 def _unpacked_head(packed: bytes) -> bytes:
+    while skipped := compression.skippable_bytes(packed[: compression.SKIPPABLE_BYTES]):
+        packed = packed[skipped:]
     if packed.startswith(_LZ4_MAGIC):
         return _lz4_head(packed[8:], _HEAD_BYTES)
     if compression.detect(packed) == "none":
