@@ -131,6 +131,11 @@ def find(root: Root, release: str, machine: str, leaving_out: Sequence[str] = ()
     raise HostError(f"kernel {release}: no bootable image in {looked}{found}", hint=_remedy(root, seen.boot))
 
 
+def is_image_of(root: Root, path: str, release: str) -> bool:
+    """Tell whether a file is the image of a kernel, as far as that says itself which it is."""
+    return not _contradiction(root, path, release, is_named=True)
+
+
 def is_mounted_on_demand(root: Root, path: str) -> bool:
     """Tell whether a file is on a file system that the system does not mount by itself (noauto in fstab(5))."""
     entry = fstab.holder(fstab.read(root), root.resolve(path))
@@ -178,7 +183,7 @@ class _Places:
                 yield directory
 
     def _is_alive(self, directory: str) -> bool:
-        """Whether a directory is there; one that may not be listed is, one on a dead mount is passed over as a whole."""
+        """Whether a directory is there, be it that we may not list it; a dead mount is passed over as a whole."""
         if not stat.S_ISDIR(self._mode(directory)):
             return False
         self._names(directory)
