@@ -1,5 +1,6 @@
 """What is different on arm64: options that kexec lacks, the size of pages, processors that cannot be turned off."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +195,20 @@ def test_acpi_tells_by_a_flag(flags: int, expected: State, sysroot: Callable[...
     fadt = b"FACP" + bytes(125) + flags.to_bytes(2, "little") + bytes(145)
     (found,) = processors.findings(sysroot({"/sys/firmware/acpi/tables/FACP": fadt}), "aarch64")
     assert found.state is expected
+
+
+def test_what_only_root_may_read_is_unknown(sysroot: Callable[..., Root]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    root = sysroot({"/sys/firmware/acpi/tables/FACP": bytes(200)})
+    Path(root.host("/sys/firmware/acpi/tables/FACP")).chmod(0)
+    (found,) = processors.findings(root, "aarch64")
+    assert (found.state, found.remedy) == (State.UNKNOWN, "run as root")
+
+
+def test_a_table_that_cannot_be_read_is_told_of(sysroot: Callable[..., Root]) -> None:
+    (found,) = processors.findings(sysroot({"/sys/firmware/acpi/tables/FACP/": ""}), "aarch64")
+    assert "FACP" in found.seen
 
 
 @pytest.mark.parametrize("tree", ["", methods("spin-table"), methods("", ""), "file /sys/firmware/acpi/tables/FACP x"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kdump_initramfs.check.finding import Finding, State
+from kdump_initramfs.check.finding import Finding, State, attempt
 from kdump_initramfs.host.root import Root
 
 _CPUS = "/proc/device-tree/cpus"
@@ -12,6 +12,7 @@ _CAN_TURN_OFF = ("psci",)
 _FADT = "/sys/firmware/acpi/tables/FACP"
 _ARM_BOOT_ARCH, _PSCI_COMPLIANT = 129, 1
 
+_NAME = "other processors"
 _WHY = (
     "a processor that the firmware cannot turn off goes on in memory of the crashed kernel while that is saved, and "
     'does not run in the capture kernel (arch/arm64: "Some CPUs may be stale, kdump will be unreliable")'
@@ -21,12 +22,13 @@ _WHY = (
 def findings(root: Root, machine: str) -> Iterator[Finding]:
     if not machine.startswith("aarch64"):
         return
-    methods = _by_device_tree(root) or _by_acpi(root)
-    stuck = [method for method in methods if method not in _CAN_TURN_OFF]
+    methods, hidden = attempt(_NAME, _WHY, lambda: _by_device_tree(root) or _by_acpi(root))
+    yield from hidden
     if not methods:
         return
+    stuck = [method for method in methods if method not in _CAN_TURN_OFF]
     yield Finding(
-        name="other processors",
+        name=_NAME,
         state=State.WEAK if stuck else State.OK,
         seen=f"started by {', '.join(dict.fromkeys(stuck or methods))}",
         why=_WHY,

@@ -196,6 +196,8 @@ REMOVED = (
     Rule("unknown_nmi_panic", "as softlockup_panic"),
     Rule("nmi_watchdog=panic", "as softlockup_panic"),
     Rule("smp.panic_on_ipistall", "as softlockup_panic"),
+    Rule("workqueue.panic_on_stall", "as softlockup_panic"),
+    Rule("kmsan.panic", "as panic_on_warn"),
     Rule("panic_print", "a panic of the capture kernel shall end in a reboot, not in a report of all tasks"),
     Rule("vmpanic", "a panic of the capture kernel shall end in a reboot, not in a command of z/VM", ("s390x",)),
     Rule("ima_policy", _SIGNATURES),
