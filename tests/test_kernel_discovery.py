@@ -335,6 +335,8 @@ def test_nothing_found_tells_where_it_was_looked_for(make: Callable[[str], Root]
         ("/dev/vda1 /boot/efi vfat defaults 0 2", "", "/boot/efi is in /etc/fstab and not mounted: mount /boot/efi"),
         ("/dev/vda1 /boot ext4 noauto 0 2", "/boot", "mount /boot, or name the image"),
         ("/dev/vda1 /home ext4 noauto 0 2", "", "mount /boot, or name the image"),
+        ("/dev/vda1 /esp vfat noauto 0 2", "", "/esp is in /etc/fstab and not mounted: mount /esp"),
+        ("/dev/vda1 /boot/EFI vfat noauto 0 2", "", "/boot/EFI is in /etc/fstab and not mounted: mount /boot/EFI"),
     ],
 )
 def test_file_system_that_is_not_mounted_is_named(
@@ -427,6 +429,7 @@ def test_configuration_in_the_image_is_read_where_no_file_has_it(
         ("uki", "LABEL=boot /boot ext4 noauto,noatime 1 2", ("uki", "packed")),
         ("bzimage", "LABEL=boot /boot ext4 noatime 1 2", ("bzImage", "")),
         ("bzimage", "LABEL=boot /boot/efi vfat noauto 1 2", ("bzImage", "")),
+        ("bzimage", "LABEL=esp /esp vfat noauto 1 2", ("bzImage", "")),
     ],
 )
 def test_what_kexec_cannot_take_or_may_not_find_is_copied(

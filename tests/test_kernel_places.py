@@ -227,6 +227,13 @@ def test_a_directory_of_modules_that_is_of_no_use_does_not_end_the_search(
     assert kernel.read(root, KernelSection(version="6.6.58"), "x86_64").modules_dir == "/usr/lib/modules/6.6.58"
 
 
+@pytest.mark.parametrize("place", ["/lib/modules", "/usr/lib/modules/6.6.58", "/run/booted-system"])
+def test_directories_of_modules_that_cannot_be_read_are_named(place: str, make: Callable[[str], Root]) -> None:
+    root = make(f"link {place} {place.rpartition('/')[2]}\nkernel /boot/vmlinuz-6.6.58 6.6.58")
+    with pytest.raises(HostError, match=rf"no such kernel is installed; passed over: {place}.* \(too many levels"):
+        kernel.read(root, KernelSection(version="6.6.58"), "x86_64")
+
+
 def test_modules_without_an_index_are_told_of_where_there_are_no_others(make: Callable[[str], Root]) -> None:
     root = make("dir /run/booted-system/kernel-modules/lib/modules/6.6.58\nkernel /boot/vmlinuz-6.6.58 6.6.58")
     with pytest.raises(HostError, match=r"kernel-modules/lib/modules/6\.6\.58: has no modules\.dep$") as caught:

@@ -112,6 +112,11 @@ def test_the_image_of_a_kernel_that_can_still_be_booted_stays(name: str, machine
 # What of it is still there when the hook is run, though it is removed behind it, or cannot be booted.
 GOES: dict[str, tuple[str, list[object], dict[str, str]]] = {
     "its only entry": (f"kernel {ENTRY}/linux {NEW}", [PLUGIN, "remove", NEW, ENTRY], {}),
+    "its only entry, seen through a link": (
+        f"kernel {ENTRY}/linux {NEW}\nlink /efi boot",
+        [PLUGIN, "remove", NEW, f"/efi/{ENTRY.removeprefix('/boot')}/"],
+        {},
+    ),
     "its only unified image": (
         f"kernel {UKI}.efi {NEW} uki",
         [PLUGIN, "remove", NEW, f"/efi/fedora/{NEW}"],

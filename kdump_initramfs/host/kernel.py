@@ -75,7 +75,9 @@ def _find_modules(root: Root, release: str, wanted: str) -> str:
     for directory in places:
         if root.is_dir(directory):
             raise HostError(f"{directory}: has no modules.dep", hint=f"run: depmod {release}")
-    raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed", hint=_installed(root))
+    passed_over = ", ".join(kernel_places.unreadable(root, places))
+    over = f"; passed over: {passed_over}" if passed_over else ""
+    raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed{over}", hint=_installed(root))
 
 
 def _releases(root: Root) -> list[str]:

@@ -115,8 +115,9 @@ def find(root: Root, release: str, machine: str, leaving_out: Sequence[str] = ()
     that are about to go.
     """
     seen = _Places(root, release, machine)
+    going = [root.resolve(gone) for gone in leaving_out]
     for path, is_named in seen.candidates():
-        if any(path == gone or path.startswith(f"{gone}/") for gone in leaving_out):
+        if any(f"{root.resolve(path)}/".startswith(f"{gone}/") for gone in going):
             continue
         reason = _contradiction(root, path, release, is_named=is_named)
         if not reason:
@@ -257,6 +258,17 @@ class _Places:
         """Yield where a path lies that is told from the root of the boot loader's file system."""
         places = (f"{directory}/{path.lstrip('/')}" for directory in (*self.boot, ""))
         yield from (place for place in places if self._is_file(place))
+
+
+def unreadable(root: Root, paths: Iterable[str]) -> Iterator[str]:
+    """Yield which of the paths cannot be looked at, though they may be there, each with the reason."""
+    for path in paths:
+        try:
+            os.stat(root.host(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError, HostError) as error:
+            yield f"{path} ({said(error, path)})"
 
 
 def _entry(text: str) -> dict[str, str]:
