@@ -199,11 +199,20 @@ class _Places:
 
     def candidates(self) -> Iterator[tuple[str, bool]]:
         """Yield each image that is there, and whether something names it as that of the release; those first."""
-        entries = [*self._entries()]
-        named = [*self._placed(is_named=True), *(path for path, is_named in entries if is_named)]
-        yield from dict.fromkeys((path, True) for path in named)
-        others = [*self._booted(), *(path for path, _ in entries), *self._placed(is_named=False)]
-        yield from dict.fromkeys((path, False) for path in others if path not in named)
+        seen: set[str] = set()
+        for path, is_named in self._all():
+            if path not in seen:
+                seen.add(path)
+                yield path, is_named
+
+    def _all(self) -> Iterator[tuple[str, bool]]:
+        """Yield the candidates, each as it is found: the first one will mostly do."""
+        yield from ((path, True) for path in self._placed(is_named=True))
+        entries = list(self._entries())
+        yield from (entry for entry in entries if entry[1])
+        yield from ((path, False) for path in self._booted())
+        yield from ((path, False) for path, _ in entries)
+        yield from ((path, False) for path in self._placed(is_named=False))
 
     def _placed(self, *, is_named: bool) -> Iterator[str]:
         for place in PLACES:
