@@ -79,7 +79,8 @@ locktorture.torture_type=mutex_lock rcutorture.nreaders=4 rcuscale.nreaders=8
 kunit.enable=1 torture.verbose_sleep_duration=1
 clocksource-wdtest.holdoff=1 fail_page_alloc=1,100,0,-1 failslab=1,1,0,-1 test_suspend=mem
 initcall_debug boot_delay=100 pause_on_oops=60
-sysctl.kernel.panic_on_oops=1 sysctl.vm.nr_hugepages=512
+sysctl.kernel.panic_on_oops=1 sysctl/kernel/softlockup_panic=1 kgdboc.kgdboc=ttyS0
+kgdbts.kgdbts=V1F100 sysctl.vm.nr_hugepages=512
 nmi_watchdog=panic,1 panic_print=0x7f smp.panic_on_ipistall=1 workqueue.panic_on_stall=3 kmsan.panic=1 kasan.fault=panic
 isolcpus=nohz,domain,2-7 nohz_full=2-7 rcu_nocbs=2-7 irqaffinity=0,1 possible_cpus=64
 ima_policy=secure_boot ima_appraise=enforce evm=fix

@@ -38,9 +38,9 @@ _CPUS = "names processors that are not started here, or leaves none for the work
 _OTHER_INITRAMFS = "is addressed to another initramfs"
 _SIGNATURES = "files of the image have no signatures in extended attributes, so that modules would be refused"
 
-# A name that ends in "." removes every parameter that begins so; one with a value, those whose value begins so. What is
-# not here is kept, as it may be what makes the machine work: consoles, pci=, iommu settings, parameters of drivers,
-# module_blacklist=, and lockdown=, under which /proc/vmcore can be read.
+# A name that ends in "." or "/" removes every parameter that begins so; one with a value, those whose value begins so.
+# What is not here is kept, as it may be what makes the machine work: consoles, pci=, iommu settings, parameters of
+# drivers, module_blacklist=, and lockdown=, under which /proc/vmcore can be read.
 REMOVED = (
     Rule("nomodule", "the drivers of the dump target are modules"),
     Rule("crashkernel", "would reserve memory once more, out of the little there is"),
@@ -130,11 +130,13 @@ REMOVED = (
     Rule("pause_on_oops", "waits where the capture should go on or end"),
     Rule("kgdbwait", _DEBUGGER),
     Rule("kgdboc", _DEBUGGER),
+    Rule("kgdboc.", _DEBUGGER),
     Rule("kgdboc_earlycon", _DEBUGGER),
     Rule("ekgdboc", _DEBUGGER),
     Rule("kgdbdbgp", _DEBUGGER),
     Rule("kgdbcon", _DEBUGGER),
     Rule("kgdbts", _TEST),
+    Rule("kgdbts.", _TEST),
     Rule("xmon", _DEBUGGER, ("ppc64le",)),
     Rule("ftrace", _TRACING),
     Rule("ftrace_boot_snapshot", _TRACING),
@@ -185,6 +187,7 @@ REMOVED = (
     ),
     Rule("efi_fake_mem", "as mem"),
     Rule("sysctl.", "sets what suits the crashed system: huge pages, panics"),
+    Rule("sysctl/", "as sysctl."),
     Rule("panic", "replaced by our own"),
     Rule("panic_on_warn", "a warning while capturing must not end the capture"),
     Rule("panic_on_oops", "as panic_on_warn"),
@@ -285,7 +288,9 @@ def _matches(parameter: str, rules: Iterable[Rule]) -> bool:
     name, value = _name(parameter), parameter.partition("=")[2].strip('"')
     for rule in rules:
         pattern, wanted = _name(rule.parameter), rule.parameter.partition("=")[2]
-        if value.startswith(wanted) and (name == pattern or (pattern.endswith(".") and name.startswith(pattern))):
+        if value.startswith(wanted) and (
+            name == pattern or (pattern.endswith((".", "/")) and name.startswith(pattern))
+        ):
             logger.debug("removing %s from the command line: %s", parameter, rule.reason)
             return True
     return False
