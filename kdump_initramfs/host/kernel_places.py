@@ -48,7 +48,7 @@ class Place(Struct, frozen=True):
 
 
 PLACES = (
-    Place("{boot}/vmlinuz-{release}", "Debian, Ubuntu, Fedora, openSUSE, Void, Chimera, Gentoo's installkernel"),
+    Place("{boot}/vmlinuz-{release}", "Debian, Ubuntu, Fedora, openSUSE, Void, Gentoo's installkernel"),
     Place("{boot}/vmlinux-{release}", "Debian and openSUSE on ppc64le"),
     Place("{modules}/vmlinuz", "Fedora, Arch, openSUSE, Debian 14, Gentoo, and what ostree deploys"),
     Place("{modules}/Image", "openSUSE on aarch64 and riscv64"),
@@ -60,18 +60,21 @@ PLACES = (
     Place("{boot}/kernel-{release}", "Gentoo"),
     Place("{boot}/bzImage-{release}", "Gentoo"),
     Place("{boot}/kernel-genkernel-{machine}-{release}", "Gentoo's genkernel"),
-    Place("{boot}/kernel-{machine}-{release}", "Gentoo's genkernel, since version 4"),
+    Place("{boot}/kernel-{machine}-{release}", "the same, by its KERNEL_FILENAME"),
     Place("{boot}/*/{release}/linux", "kernel-install(8): entries by the Boot Loader Specification"),
     Place("{boot}/*/{release}/linux-*", "openSUSE's sdbootutil, which puts a digest behind it"),
     Place("{boot}/ostree/*/vmlinuz-{release}", "ostree: Fedora CoreOS, Silverblue, Endless"),
     Place("{boot}/vmlinuz-{package}", "Arch: named by the package, which pkgbase beside the modules tells"),
     Place("{boot}/EFI/*/*-{release}.efi", "Gentoo's efistub (EFI/Gentoo), and unified kernel images"),
     Place("{boot}/EFI/*/*-{release}+*.efi", "unified kernel images with a counter of attempts to boot"),
-    Place("{boot}/EFI/*/*-{release}", "EFI stubs by another suffix, or none"),
-    Place("{boot}/*-{release}.efi", "Gentoo's installkernel, of a unified kernel image"),
+    Place("{boot}/EFI/*/vmlinu*-{release}", "EFI stubs without a suffix"),
+    Place("{boot}/EFI/*/kernel*-{release}", "EFI stubs without a suffix"),
+    Place("{boot}/vmlinu*-{release}.efi", "Gentoo's installkernel, of a unified kernel image"),
+    Place("{boot}/kernel*-{release}.efi", "the same, run by kernel-install"),
     Place("/System/Kernel/Boot/kernel-{release}", "GoboLinux"),
-    Place("{boot}/*-{release}.old", "Gentoo's installkernel, of a build that was made again"),
-    Place("{boot}/*-{release}.efi.old", "the same, of a unified kernel image"),
+    Place("{boot}/vmlinu*-{release}.old", "Gentoo's installkernel, of a build that was made again"),
+    Place("{boot}/kernel*-{release}.old", "the same, by the older name"),
+    Place("{boot}/vmlinu*-{release}.efi.old", "the same, of a unified kernel image"),
     Place("{boot}/EFI/*/*-{release}-old.efi", "the same, of its efistub"),
     Place("{boot}/vmlinuz-*", "Alpine: named by the flavour"),
     Place("{boot}/Image", "Arch on ARM, and U-Boot"),
@@ -100,7 +103,7 @@ PLACES = (
 # Where the file systems are mounted that the boot loader reads; others are known by their type.
 BOOT = ("/boot", "/efi", "/boot/efi", "/esp", "/boot/EFI", "/boot/esp", "/boot/firmware")
 # The file system of an ESP, and where those are mounted that are carried about.
-_FAT = ("vfat", "msdos", "exfat")
+_FAT = ("vfat", "msdos")
 _REMOVABLE = ("/media/", "/run/media/", "/mnt/")
 _MODULES = ("/usr/lib/modules/{release}", "/lib/modules/{release}")
 _DENIED = said(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "")
