@@ -30,6 +30,11 @@ def add_kernel(root: Root, release: str) -> None:
     trees.make(f"kernel /boot/vmlinuz-{release} {release}", base)
 
 
+def remove_kernel(root: Root, *releases: str) -> None:
+    """Remove the images of kernels, as package managers do before they run their hooks; what depmod wrote may stay."""
+    trees.make("".join(f"remove /boot/vmlinuz-{release}\n" for release in releases), Path(root.directory))
+
+
 def images(root: Root) -> list[str]:
     return sorted(name for name in root.list(OUTPUT) if name.endswith(".img"))
 

@@ -63,6 +63,75 @@ def test_dash_and_underscore_and_quotes_make_no_difference(removed: str) -> None
     assert cmdline.capture([removed, "x"], machine="x86_64") == cmdline.capture(["x"], machine="x86_64")
 
 
+# As administrators write them.
+HURTS = """
+kgdbwait kgdboc=ttyS0,115200 kgdboc_earlycon=pl011 ekgdboc=kbd kgdbdbgp=0 kgdbcon kgdbts=V1F100
+kernelcore=1G kernelcore=mirror movablecore=50% movable_node highmem=512M
+memtest memtest=17 numa=fake=4 numa=fake=2G
+reserve_mem=2M:4096:trace kho=on kho_scratch=1G,1G,1G liveupdate=on
+slab_debug slab_debug=FZPU slub_debug=FZ,kmalloc-64 debug_objects debug_pagealloc=on page_poison=1 kmemleak=on
+noinitrd initrdmem=0x1000,64M retain_initrd bootconfig prompt_ramdisk=1
+rootwait rootdelay=30 resumewait resumedelay=5 resume_offset=1234 ip=dhcp nfsroot=10.0.0.1:/srv
+hugepages=1024 hugetlb_cma_only=1 cma_pernuma=64M numa_cma=0:64M thp_shmem=16K:always coherent_pool=64M
+dhash_entries=1048576 tcpmhash_entries=4096 uhash_entries=65536 profile=2
+ftrace=function ftrace_filter=*lock* trace_event=sched:* trace_buf_size=64M trace_instance=foo tp_printk stacktrace
+locktorture.torture_type=mutex_lock rcutorture.nreaders=4 rcuscale.nreaders=8
+kunit.enable=1 torture.verbose_sleep_duration=1
+clocksource-wdtest.holdoff=1 fail_page_alloc=1,100,0,-1 failslab=1,1,0,-1 test_suspend=mem
+initcall_debug boot_delay=100 pause_on_oops=60
+sysctl.kernel.panic_on_oops=1 sysctl/kernel/softlockup_panic=1 kgdboc.kgdboc=ttyS0
+kgdbts.kgdbts=V1F100 sysctl.vm.nr_hugepages=512
+nmi_watchdog=panic,1 panic_print=0x7f smp.panic_on_ipistall=1 workqueue.panic_on_stall=3 kmsan.panic=1 kasan.fault=panic
+isolcpus=nohz,domain,2-7 nohz_full=2-7 rcu_nocbs=2-7 irqaffinity=0,1 possible_cpus=64
+ima_policy=secure_boot ima_appraise=enforce evm=fix
+"""
+
+# What the capture kernel needs as the crashed one did, and what looks like the above.
+KEPT = """
+console=ttyS0,115200n8 earlycon=pl011,0x9000000 earlyprintk=ttyS0 loglevel=7 ignore_loglevel
+intel_iommu=on iommu=pt iommu.strict=0 amd_iommu=off pci=nommconf pcie_aspm=off acpi=force acpi_rsdp=0x7fe3014
+nvme_core.default_ps_max_latency_us=0 megaraid_sas.msix_disable=1 module_blacklist=nouveau modprobe.blacklist=nouveau
+lockdown=integrity module.sig_enforce=1 mem_encrypt=on efi=noruntime noefi reboot=pci nolapic tsc=unstable
+numa_balancing=disable nmi_watchdog=0 kmemleak=off kasan=off kasan.mode=sync dma_debug=off
+transparent_hugepage=madvise cryptomgr.notests nohibernate hashdist=0 memhp_default_state=online
+raid=noautodetect cio_ignore=all,!condev ipv6.disable=1 sysctl_x=1 tracefs=1 kernelcores=1
+"""
+
+
+@pytest.mark.parametrize("given_one", HURTS.split())
+def test_what_hurts_is_removed_as_it_is_written(given_one: str) -> None:
+    for machine in MAX_BYTES:
+        line = capture("before", given_one, "after", machine=machine)
+        assert given_one not in line
+        assert line[:2] == ["before", "after"]
+
+
+@pytest.mark.parametrize("given_one", KEPT.split())
+def test_what_is_needed_is_kept(given_one: str) -> None:
+    for machine in MAX_BYTES:
+        assert given_one in capture(given_one, machine=machine)
+
+
+@pytest.mark.parametrize("given_one", ['"numa=fake=4"', 'numa="fake=4"', 'nmi-watchdog="panic"'])
+def test_quotes_around_a_value_make_no_difference(given_one: str) -> None:
+    assert cmdline.capture([given_one, "x"], machine="aarch64") == cmdline.capture(["x"], machine="aarch64")
+
+
+@pytest.mark.parametrize(
+    ("given_one", "machine"),
+    [
+        ("add_efi_memmap", "x86_64"),
+        ("xmon=early", "ppc64le"),
+        ("fadump=on", "ppc64le"),
+        ("fadump_reserve_mem=1G", "ppc64le"),
+        ("vmpanic=STOP", "s390x"),
+    ],
+)
+def test_what_hurts_on_one_machine_is_removed_there(given_one: str, machine: str) -> None:
+    assert given_one not in capture(given_one, machine=machine)
+    assert given_one in capture(given_one, machine="aarch64")
+
+
 def test_what_follows_two_dashes_is_not_for_the_kernel() -> None:
     line = capture("a", "--", "single", "b")
     assert line[0] == "a"

@@ -1,10 +1,12 @@
 """Compression: what is packed is unpacked by the usual programs and by us, and nothing broken gets through."""
 
+import bz2
 import gzip
 import io
 import lzma
 import random
 import shutil
+import struct
 import subprocess
 import tracemalloc
 import zlib
@@ -41,6 +43,21 @@ def pack(kind: str, content: bytes, *, piece_bytes: int = 65536) -> bytes:
         writer.write(content[start : start + piece_bytes])
     writer.close()
     return bytes(sink.data)
+
+
+def bgzip(content: bytes) -> bytes:
+    """Return a member of gzip with an extra field, as bgzip writes them one after the other."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(content) + packer.flush()
+    head = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff\x06\0BC\x02\0" + struct.pack("<H", len(body) + 25)
+    return head + body + struct.pack("<II", zlib.crc32(content), len(content))
+
+
+def named_gzip(content: bytes) -> bytes:
+    target = io.BytesIO()
+    with gzip.GzipFile(filename="Image", mode="wb", fileobj=target) as stream:
+        stream.write(content)
+    return target.getvalue()
 
 
 # --- packing -----------------------------------------------------------------------------------------------------
@@ -127,6 +144,90 @@ def test_what_others_packed_is_unpacked(packed: bytes) -> None:
 def test_streams_that_follow_one_another_are_one_content(kind: str, padding: int) -> None:
     packed = pack(kind, CONTENT) + bytes(padding) + pack(kind, b"more") + bytes(padding)
     assert compression.unpack(packed, limit_bytes=1 << 20) == CONTENT + b"more"
+
+
+def skippable(content: bytes, number: int = 0) -> bytes:
+    """Return a frame that is to be skipped (RFC 8878, 3.1.2)."""
+    return struct.pack("<II", 0x184D2A50 + number, len(content)) + content
+
+
+# What files that are whole may look like, with the same content in all of them.
+LAYOUTS = {
+    "zstd behind a frame to be skipped": skippable(b"from a builder") + pack("zstd", CONTENT),
+    "zstd behind an empty one": skippable(b"", 15) + pack("zstd", CONTENT),
+    "zstd behind several": skippable(b"a", 1) + skippable(bytes(9000), 7) + pack("zstd", CONTENT),
+    "zstd as pzstd has it": b"".join(
+        skippable(struct.pack("<I", 9), 0) + zstandard.compress(CONTENT[start : start + 100_000])
+        for start in range(0, len(CONTENT), 100_000)
+    ),
+    "zstd before a frame to be skipped": pack("zstd", CONTENT) + skippable(b"a table for seeking", 14),
+    "zstd with an empty frame in it": pack("zstd", b"") + pack("zstd", CONTENT) + pack("zstd", b""),
+    "zstd without a checksum": zstandard.ZstdCompressor(write_checksum=False).compress(CONTENT),
+    "xz of several streams with padding": pack("xz", CONTENT[:5000])
+    + bytes(8)
+    + pack("xz", CONTENT[5000:])
+    + bytes(12),
+    "xz that begins with an empty stream": pack("xz", b"") + pack("xz", CONTENT),
+    "xz with a check by SHA-256": lzma.compress(CONTENT, check=lzma.CHECK_SHA256),
+    "gzip of several members": b"".join(
+        gzip.compress(CONTENT[at : at + 65000]) for at in range(0, len(CONTENT), 65000)
+    ),
+    "gzip as bgzip has it": b"".join(
+        bgzip(CONTENT[start : start + 60000]) for start in (*range(0, len(CONTENT), 60000), len(CONTENT))
+    ),
+    "gzip with a name and padding": named_gzip(CONTENT) + bytes(511),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_whatever_a_file_is_made_of_all_of_it_is_unpacked(name: str) -> None:
+    packed = LAYOUTS[name]
+    kind = name.partition(" ")[0]
+    assert compression.detect(packed[: compression.MAGIC_BYTES]) == kind
+    assert compression.unpack(packed, limit_bytes=len(CONTENT)) == CONTENT
+    assert compression.reader(io.BytesIO(packed)).read() == CONTENT
+    whole = compression.streams(io.BytesIO(packed), kind, size_bytes=len(packed), name="kernel")
+    assert b"".join(whole) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("packed", "kind"),
+    [
+        (bz2.compress(CONTENT[:5000]) + bz2.compress(CONTENT[5000:]), "bzip2"),
+        (lzma.compress(CONTENT, lzma.FORMAT_ALONE), "lzma"),
+    ],
+)
+def test_whatever_a_kernel_is_packed_by_all_of_it_is_unpacked(packed: bytes, kind: str) -> None:
+    for behind in (b"", struct.pack("<I", len(CONTENT)), bytes(700), b"\x1f\x8b", b"something else"):
+        stream = io.BytesIO(packed + behind)
+        whole = compression.streams(stream, kind, size_bytes=len(packed + behind), name="kernel")
+        assert b"".join(whole) == CONTENT
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+@pytest.mark.parametrize("behind", [b"BZh9", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"])
+def test_the_size_that_follows_a_packed_kernel_is_no_other_stream(kind: str, behind: bytes) -> None:
+    packed = pack(kind, CONTENT) + behind
+    whole = compression.streams(io.BytesIO(packed), kind, size_bytes=len(packed), name="kernel")
+    assert b"".join(whole) == CONTENT
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_a_second_stream_that_is_cut_off_is_refused(kind: str) -> None:
+    packed = pack(kind, CONTENT) + pack(kind, CONTENT)[:-9]
+    whole = compression.streams(io.BytesIO(packed), kind, size_bytes=len(packed), name="kernel")
+    with pytest.raises(ImageError, match=rf"^kernel: truncated {kind} data$"):
+        b"".join(whole)
+
+
+@pytest.mark.parametrize("cut", [3, 7, 8, 12])
+def test_a_frame_to_be_skipped_that_is_cut_off_is_refused(cut: int) -> None:
+    packed = skippable(b"from a builder")[:cut]
+    if cut < 4:
+        assert compression.unpack(packed, limit_bytes=100) == packed
+        return
+    with pytest.raises(ImageError, match=r"^compressed data: truncated zstd data$"):
+        compression.unpack(packed, limit_bytes=100)
 
 
 @pytest.mark.parametrize("kind", PACKERS)

@@ -177,6 +177,90 @@ LAYOUTS = {
         "6.14.0",
         f"/efi/EFI/Linux/{MACHINE_ID}-6.14.0.efi",
     ),
+    "an ESP at /esp": Layout("kernel /esp/EFI/Linux/linux.efi 6.14.0 uki", "6.14.0", "/esp/EFI/Linux/linux.efi"),
+    "an ESP at /boot/EFI": Layout(
+        "kernel /boot/EFI/EFI/Linux/linux.efi 6.14.0 uki", "6.14.0", "/boot/EFI/EFI/Linux/linux.efi"
+    ),
+    "an ESP at a place of fstab": Layout(
+        "file /etc/fstab UUID=4A00-17B2 /uefi vfat umask=0077 0 2\nkernel /uefi/EFI/Linux/linux.efi 6.14.0 uki",
+        "6.14.0",
+        "/uefi/EFI/Linux/linux.efi",
+    ),
+    "an ESP at a place of mountinfo": Layout(
+        "file /proc/self/mountinfo\n| 20 1 254:2 / / rw - ext4 /dev/vda2 rw\n"
+        "| 21 20 254:1 / /system/esp rw - vfat /dev/vda1 rw\nkernel /system/esp/vmlinuz-6.14.0 6.14.0",
+        "6.14.0",
+        "/system/esp/vmlinuz-6.14.0",
+    ),
+    "kernel-install, with the ESP at /esp": Layout(
+        "kernel /esp/gentoo/6.6.58/linux 6.6.58", "6.6.58", "/esp/gentoo/6.6.58/linux"
+    ),
+    "an entry on an ESP at /esp": Layout(
+        "kernel /esp/mine.efi 6.12.1\nfile /esp/loader/entries/mine.conf\n| version 6.12.1\n| linux /mine.efi",
+        "6.12.1",
+        "/esp/mine.efi",
+    ),
+    "an entry without a version": Layout(
+        "kernel /boot/arch/one 6.12.1\nkernel /boot/arch/two 6.12.2\nfile /boot/loader/entries/one.conf\n"
+        "| title One\n| linux /arch/one\nfile /boot/loader/entries/two.conf\n| title Two\n| efi /arch/two",
+        "6.12.2",
+        "/boot/arch/two",
+    ),
+    "openSUSE's sdbootutil": Layout(
+        "kernel /boot/efi/opensuse-tumbleweed/6.11.2-1-default/linux-1f0e7d 6.11.2-1-default",
+        "6.11.2-1-default",
+        "/boot/efi/opensuse-tumbleweed/6.11.2-1-default/linux-1f0e7d",
+    ),
+    "Gentoo's efistub": Layout(
+        "kernel /efi/EFI/Gentoo/vmlinuz-6.6.58-gentoo.efi 6.6.58-gentoo\n"
+        "kernel /efi/EFI/Gentoo/vmlinuz-6.6.57-gentoo.efi 6.6.57-gentoo",
+        "6.6.58-gentoo",
+        "/efi/EFI/Gentoo/vmlinuz-6.6.58-gentoo.efi",
+    ),
+    "Gentoo's efistub by kernel-install": Layout(
+        "kernel /boot/EFI/Gentoo/kernel-6.6.58-gentoo.efi 6.6.58-gentoo arm64",
+        "6.6.58-gentoo",
+        "/boot/EFI/Gentoo/kernel-6.6.58-gentoo.efi",
+    ),
+    "Gentoo's efistub, the old build": Layout(
+        "kernel /efi/EFI/Gentoo/vmlinuz-6.6.58-gentoo-old.efi 6.6.58-gentoo",
+        "6.6.58-gentoo",
+        "/efi/EFI/Gentoo/vmlinuz-6.6.58-gentoo-old.efi",
+    ),
+    "Gentoo's installkernel, of a unified image": Layout(
+        "kernel /boot/vmlinuz-6.6.58-gentoo.efi 6.6.58-gentoo uki",
+        "6.6.58-gentoo",
+        "/boot/vmlinuz-6.6.58-gentoo.efi",
+    ),
+    "a unified image with a counter of attempts": Layout(
+        "kernel /efi/EFI/Linux/fedora-6.14.0+2-1.efi 6.14.0 uki", "6.14.0", "/efi/EFI/Linux/fedora-6.14.0+2-1.efi"
+    ),
+    "Clear Linux": Layout(
+        "kernel /boot/EFI/org.clearlinux/kernel-org.clearlinux.native.6.1.2-1230 6.1.2-1230.native",
+        "6.1.2-1230.native",
+        "/boot/EFI/org.clearlinux/kernel-org.clearlinux.native.6.1.2-1230",
+    ),
+    "Pop!_OS": Layout(
+        "kernel /boot/efi/EFI/Pop_OS-0b5a/vmlinuz.efi 6.9.3\nkernel /boot/efi/EFI/Pop_OS-0b5a/vmlinuz-previous.efi 6.8",
+        "6.9.3",
+        "/boot/efi/EFI/Pop_OS-0b5a/vmlinuz.efi",
+    ),
+    "the Raspberry Pi": Layout(
+        "kernel /boot/firmware/kernel8.img 6.6.51+rpt-rpi-v8 arm64-gzip",
+        "6.6.51+rpt-rpi-v8",
+        "/boot/firmware/kernel8.img",
+    ),
+    "NixOS, mounted elsewhere": Layout(
+        f"kernel {NIX}/bzImage 6.6.58\nlink /nix/var/nix/profiles/system-12-link /nix/store/0yq-system\n"
+        f"link /nix/store/0yq-system/kernel {NIX}/bzImage",
+        "6.6.58",
+        "/nix/var/nix/profiles/system-12-link/kernel",
+    ),
+    "NixOS on ARM": Layout(
+        "kernel /boot/nixos/1x9y-linux-6.6.58-Image 6.6.58 arm64", "6.6.58", "/boot/nixos/1x9y-linux-6.6.58-Image"
+    ),
+    "Guix": Layout("kernel /run/booted-system/kernel/bzImage 6.6.58", "6.6.58", "/run/booted-system/kernel/bzImage"),
+    "Flatcar": Layout("kernel /boot/flatcar/vmlinuz-a 6.6.58-flatcar", "6.6.58-flatcar", "/boot/flatcar/vmlinuz-a"),
     "a unified image and a plain one": Layout(
         "kernel /boot/EFI/Linux/linux.efi 6.14.0 uki\nkernel /usr/lib/modules/6.14.0/vmlinuz 6.14.0",
         "6.14.0",
@@ -251,6 +335,8 @@ def test_nothing_found_tells_where_it_was_looked_for(make: Callable[[str], Root]
         ("/dev/vda1 /boot/efi vfat defaults 0 2", "", "/boot/efi is in /etc/fstab and not mounted: mount /boot/efi"),
         ("/dev/vda1 /boot ext4 noauto 0 2", "/boot", "mount /boot, or name the image"),
         ("/dev/vda1 /home ext4 noauto 0 2", "", "mount /boot, or name the image"),
+        ("/dev/vda1 /esp vfat noauto 0 2", "", "/esp is in /etc/fstab and not mounted: mount /esp"),
+        ("/dev/vda1 /boot/EFI vfat noauto 0 2", "", "/boot/EFI is in /etc/fstab and not mounted: mount /boot/EFI"),
     ],
 )
 def test_file_system_that_is_not_mounted_is_named(
@@ -343,6 +429,7 @@ def test_configuration_in_the_image_is_read_where_no_file_has_it(
         ("uki", "LABEL=boot /boot ext4 noauto,noatime 1 2", ("uki", "packed")),
         ("bzimage", "LABEL=boot /boot ext4 noatime 1 2", ("bzImage", "")),
         ("bzimage", "LABEL=boot /boot/efi vfat noauto 1 2", ("bzImage", "")),
+        ("bzimage", "LABEL=esp /esp vfat noauto 1 2", ("bzImage", "")),
     ],
 )
 def test_what_kexec_cannot_take_or_may_not_find_is_copied(

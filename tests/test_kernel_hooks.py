@@ -23,6 +23,7 @@ from tests.kernel_hooks import (
     image_of,
     images,
     path_of,
+    remove_kernel,
     run_hook,
 )
 
@@ -64,6 +65,7 @@ def test_removed_kernel_takes_its_image_along_and_no_other(step: str, machine: R
         run_hook([POSTINST, release], machine, tmp_path)
     assert images(machine) == [image_of(OLD), image_of(NEW)]
     Path(f"{path_of(machine, NEW)}.proof.json").write_text("{}")
+    remove_kernel(machine, NEW)
     ended = run_hook([POSTRM, NEW, f"/boot/vmlinuz-{NEW}"], machine, tmp_path, DEB_MAINT_PARAMS=step)
     assert ended.returncode == 0
     assert list(machine.list(OUTPUT)) == [image_of(OLD), f"{image_of(OLD)}.json"]
@@ -104,6 +106,8 @@ def test_plugin_of_kernel_install_builds_and_removes(machine: Root, tmp_path: Pa
     staged = tmp_path / "bzImage"
     staged.write_bytes(kernelmaker.bzimage(NEW))
     for words in (["add", NEW, staged], ["remove", NEW]):
+        if words[0] == "remove":
+            remove_kernel(machine, NEW)
         ended = run_hook(["kernel-install", *words], machine, tmp_path, **environment)
         assert ended.returncode == 0, ended.stderr
         assert images(machine) == ([image_of(NEW)] if words[0] == "add" else [])
@@ -204,6 +208,7 @@ def test_one_image_for_all_kernels_goes_with_its_own_kernel_alone(machine: Root,
     run_hook([POSTINST, NEW], machine, tmp_path)
     run_hook([POSTRM, OLD], machine, tmp_path)
     assert machine.is_file("/boot/crash.img")
+    remove_kernel(machine, NEW)
     run_hook([POSTRM, NEW], machine, tmp_path)
     assert not machine.exists("/boot/crash.img")
 

@@ -1,6 +1,8 @@
 """Kernel images: what their headers tell, what is packed in them, and what becomes of those that are cut off or lie."""
 
+import gzip
 import io
+import lzma
 import random
 import struct
 from collections.abc import Callable
@@ -8,11 +10,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.formats import kernel_image, kernel_payload, pe
+from kdump_initramfs.formats import kernel_image, kernel_memory, kernel_payload, pe
 from kdump_initramfs.formats.kernel_image import KernelImage
 from tests import elfmaker
 from tests.kernelmaker import bzimage, image, kernel, pack, s390, uki, vmlinux, zboot, zimage
@@ -151,7 +154,7 @@ WHOLE: dict[str, dict[str, tuple[bytes, dict[str, Any]]]] = {
             {"machine": "x86_64", "release": RELEASE, "compression": "zstd", "has_64bit_entry": True},
         ),
         "without .uname": (uki(INNER), {"release": RELEASE}),
-        "whose .uname is another": (uki(INNER, uname="6.99"), {"release": "6.99"}),
+        "whose .uname is another": (uki(INNER, uname="6.99"), {"release": RELEASE, "uname": "6.99"}),
         "whose .uname ends in a line": (uki(INNER, uname=f"{RELEASE}\n"), {"release": RELEASE}),
         "with an initrd": (uki(INNER, uname=RELEASE, others={".initrd": bytes(5000)}), {"release": RELEASE}),
         "with a device tree": (uki(ARM, machine="aarch64", others={".dtb": bytes(700)}), {"machine": "aarch64"}),
@@ -338,7 +341,7 @@ def test_pe_header_that_is_elsewhere_is_no_header(start: int) -> None:
 
 def test_first_of_two_sections_of_one_name_counts() -> None:
     second = uki(INNER, uname=RELEASE).replace(b".osrel\0\0", b".uname\0\0", 1)
-    assert read(second).release == "ID=example"
+    assert read(second).uname == "ID=example"
 
 
 @given(st.binary(max_size=0x500))
@@ -362,3 +365,36 @@ def test_sparse_file_of_a_terabyte_costs_nothing(tmp_path: Path) -> None:
         stream.truncate(1 << 40)
     with path.open("rb") as stream:
         assert kernel_image.read(stream, str(path)).release == RELEASE
+
+
+# --- frames ------------------------------------------------------------------------------------------------------
+
+SKIPPED = struct.pack("<II", 0x184D2A53, 14) + b"from a builder"
+IN_PARTS = b"".join(SKIPPED + zstandard.compress(ARM[start : start + 3000]) for start in range(0, len(ARM), 3000))
+FRAMES = {
+    "packed, behind a frame to be skipped": SKIPPED + zstandard.compress(ARM),
+    "packed, behind a frame of 100 KB": struct.pack("<II", 0x184D2A5F, 100_000)
+    + bytes(100_000)
+    + zstandard.compress(ARM),
+    "packed, as pzstd has it": IN_PARTS,
+    "packed, in several members of gzip": gzip.compress(ARM[:3000]) + gzip.compress(ARM[3000:]) + bytes(300),
+    "packed, in several streams of xz": lzma.compress(ARM[:3000]) + bytes(4) + lzma.compress(ARM[3000:]),
+    "a unified image of one": uki(IN_PARTS, machine="aarch64"),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_all_frames_of_a_packed_kernel_are_unpacked(name: str) -> None:
+    content = FRAMES[name]
+    found = read(content)
+    assert (found.inner or found).format == "packed"
+    assert b"".join(kernel_payload.loadable(io.BytesIO(content), found, "/boot/it")) == ARM
+    assert kernel_payload.release(io.BytesIO(content), found, "/boot/it") == RELEASE
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMES if name.startswith("packed")])
+def test_memory_of_a_packed_kernel_is_that_of_the_kernel_in_all_frames(name: str) -> None:
+    plain, packed = kernel_memory.read(ARM), kernel_memory.read(FRAMES[name])
+    assert plain is not None
+    assert packed is not None
+    assert packed.bytes == plain.bytes == 0x100000

@@ -23,6 +23,7 @@ from tests.kernel_hooks import (
     armed,
     image_of,
     images,
+    remove_kernel,
     run_hook,
 )
 
@@ -55,6 +56,8 @@ def test_hook_of_pacman_takes_all_kernels_of_a_transaction(
     if action == "add":
         for path in (Path(machine.directory) / OUTPUT[1:]).iterdir():
             path.unlink()
+    else:
+        remove_kernel(machine, OLD, NEW)
     targets = f"usr/lib/modules/{OLD}/vmlinuz\nusr/lib/modules/{NEW}/vmlinuz\n"
     ended = run_hook(shlex.split(keys["Exec"][0]), machine, tmp_path, stdin=targets)
     assert ended.returncode == 0, ended.stderr

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from kdump_initramfs import build
-from kdump_initramfs.check import collector, debuginfo, loading, options, reservation, settings, target
+from kdump_initramfs.check import collector, debuginfo, loading, options, processors, reservation, settings, target
 from kdump_initramfs.check.finding import Finding, Report, attempt, of_error, report
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
@@ -70,6 +70,11 @@ def _findings(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
     yield from options.findings(seen.config, seen.machine, seen.release, seen.image)
     yield from reservation.findings(_reservation(root, config, seen))
     yield from loading.findings(_loading(root, config, seen))
+    _, refused = attempt(
+        "options of kexec", "loads the capture kernel", lambda: syscall.check_options(config, seen.machine)
+    )
+    yield from refused
+    yield from processors.findings(root, seen.machine)
     yield from collector.findings(root, tools.find(root, "makedumpfile"), config.vmcore.collector, seen.release)
     yield from _targets(root, config, seen)
     yield from settings.findings(settings.read(root), is_virtual=_is_virtual(root), is_armed=seen.status.armed)

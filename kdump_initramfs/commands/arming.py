@@ -35,7 +35,7 @@ def _add_boot_verbs(verbs: "common.Verbs") -> None:
     hook = common.add(verbs, "kernel-hook", _kernel_hook, "build or remove the image of a kernel; for package managers")
     hook.add_argument("action", choices=["add", "remove"])
     hook.add_argument("kernel_version", metavar="KVER", help="kernel release; -: those of the paths on stdin")
-    hook.add_argument("kernel_image", metavar="IMAGE", nargs="?", default="", help="its bootable image")
+    hook.add_argument("paths", metavar="PATH", nargs="*", help="add: its bootable image; remove: what goes with it")
 
 
 def _load(args: argparse.Namespace) -> int:
@@ -141,9 +141,9 @@ def _kernel_hook(args: argparse.Namespace) -> int:
         try:
             config = common.config(args)
             if args.action == "add":
-                following.add(root, config, release, args.kernel_image)
+                following.add(root, config, release, next(iter(args.paths), ""))
             else:
-                following.remove(root, config, release)
+                following.remove(root, config, release, args.paths)
         except (KdumpError, OSError) as error:
             _warn(args.action, release, error)
     return 0

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.formats import elf, pe
+from kdump_initramfs.formats import compression, elf, pe
 
 Format = Literal["bzImage", "vmlinux", "zImage", "Image", "s390", "zboot", "uki", "packed"]
 
@@ -61,7 +61,9 @@ class KernelImage(Struct, frozen=True, kw_only=True):
     has_efi_handover: bool = False
     # It carries a signature of its own; whose is not looked at.
     is_signed: bool = False
-    # Of a unified image: the headers of the kernel in it.
+    # Of a unified image: what its section .uname says, which is believed where the kernel in it does not tell; and the
+    # headers of that kernel.
+    uname: str = ""
     inner: "KernelImage | None" = None
 
 
@@ -70,12 +72,13 @@ def read(stream: BinaryIO, name: str) -> KernelImage:
     size_bytes = stream.seek(0, os.SEEK_END)
     found = _read_part(stream, name, 0, size_bytes)
     if found is None:
-        raise HostError(f"{name}: not a kernel image of a format that is known here", hint=_HINT)
+        raise HostError(f"{name}: {NO_KERNEL}", hint=_HINT)
     if _ends_with_signature(stream, size_bytes):
         found = replace(found, is_signed=True)
     return found
 
 
+NO_KERNEL = "not a kernel image of a format that is known here"
 _HINT = "reinstall the kernel's package, or name its image in kernel.image"
 
 
@@ -168,8 +171,16 @@ def _first_word(text: bytes) -> str:
 
 
 def _magic_at(part: _Part, offset: int) -> str:
-    part.stream.seek(offset)
-    return packed_as(part.stream.read(8))
+    """Return the compression of what is packed at an offset in the file; frames to be skipped may come first."""
+    end = part.offset + part.size_bytes
+    while offset < end:
+        part.stream.seek(offset)
+        start = part.stream.read(compression.SKIPPABLE_BYTES)
+        size_bytes = compression.skippable_bytes(start)
+        if not size_bytes:
+            return packed_as(start)
+        offset += size_bytes
+    return ""
 
 
 def _elf(part: _Part) -> KernelImage | None:
@@ -239,7 +250,7 @@ def _s390(part: _Part) -> KernelImage | None:
 
 
 def _packed(part: _Part) -> KernelImage | None:
-    kind = packed_as(part.head)
+    kind = _magic_at(part, part.offset)
     if not kind:
         return None
     return KernelImage(format="packed", compression=kind, payload_offset=part.offset, payload_bytes=part.size_bytes)
@@ -255,10 +266,12 @@ def _uki(part: _Part) -> KernelImage | None:
     inner = _read_part(part.stream, f"{part.name} (.linux)", offset, size_bytes, nested=True)
     if inner is None:
         raise part.fail("what it has in the section .linux is not a kernel")
+    uname = _uname(part, sections.get(".uname"))
     return KernelImage(
         format="uki",
         machine=inner.machine or header.machine,
-        release=_uname(part, sections.get(".uname")) or inner.release,
+        release=inner.release or uname,
+        uname=uname,
         compression=inner.compression,
         payload_offset=offset,
         payload_bytes=size_bytes,

@@ -30,6 +30,8 @@ class KernelMemory(Struct, frozen=True, kw_only=True):
     unpacking_bytes: int
     # What tells it, for people.
     source: str
+    # Of its pages, as the header of an Image of arm64 tells it; 0 where nothing does.
+    page_bytes: int = 0
 
 
 def read(image: bytes) -> KernelMemory | None:
@@ -45,7 +47,7 @@ def _read(image: bytes) -> KernelMemory | None:
         return _bzimage(image)
     if image.startswith(b"MZ\0\0zimg"):
         return _zboot(image)
-    if compression.detect(image) != "none":
+    if compression.detect(image) != "none" or image.startswith(_LZ4_MAGIC):
         return _plain(_unpacked_head(image), "the header of the image inside")
     return _plain(image, "its header")
 
@@ -80,7 +82,18 @@ def _plain(head: bytes, source: str) -> KernelMemory | None:
         (found,) = struct.unpack_from("<Q", head, 16)
     if not found or found > _MAX_BYTES:
         return None
-    return KernelMemory(bytes=found, unpacking_bytes=found, source=source)
+    return KernelMemory(bytes=found, unpacking_bytes=found, source=source, page_bytes=_page_bytes(head))
+
+
+# Bits 1 and 2 of the flags (Documentation/arch/arm64/booting.rst); 0 is "unspecified".
+_PAGE_BYTES = (0, 4096, 16384, 65536)
+
+
+def _page_bytes(head: bytes) -> int:
+    if head[56:60] != b"ARM\x64" or head[:4] == b"\x7fELF":
+        return 0
+    (flags,) = struct.unpack_from("<Q", head, 24)
+    return _PAGE_BYTES[flags >> 1 & 3]
 
 
 def _elf_bytes(head: bytes) -> int | None:
@@ -111,6 +124,8 @@ _LZ4_MAGIC = b"\x02!L\x18"
 
 
 def _unpacked_head(packed: bytes) -> bytes:
+    while skipped := compression.skippable_bytes(packed[: compression.SKIPPABLE_BYTES]):
+        packed = packed[skipped:]
     if packed.startswith(_LZ4_MAGIC):
         return _lz4_head(packed[8:], _HEAD_BYTES)
     if compression.detect(packed) == "none":

@@ -38,11 +38,15 @@ def loadable(stream: BinaryIO, image: KernelImage, name: str) -> Iterator[bytes]
 
 
 def release(stream: BinaryIO, image: KernelImage, name: str) -> str:
-    """Return the release: from the headers, or from the kernel inside; "" where neither tells."""
-    if image.release:
-        return image.release
+    """Return the release: from the headers, or from the kernel inside; "" where neither tells.
+
+    Of a unified image what its .uname says counts last: it is text that somebody has put beside the kernel.
+    """
+    by_headers = image.inner.release if image.inner else image.release
+    if by_headers:
+        return by_headers
     found = _between(contents(stream, image, name), _BANNER, b" ", _MAX_RELEASE_BYTES) or b""
-    return found.decode() if re.fullmatch(rb"[0-9]+\.[0-9!-~]*", found) else ""
+    return found.decode() if re.fullmatch(rb"[0-9]+\.[0-9!-~]*", found) else image.uname
 
 
 def config(stream: BinaryIO, image: KernelImage, name: str) -> str | None:
@@ -73,7 +77,7 @@ def contents(stream: BinaryIO, image: KernelImage, name: str) -> Iterator[bytes]
 def _unpacked(stream: BinaryIO, kernel: KernelImage, name: str) -> Iterator[bytes]:
     stream.seek(kernel.payload_offset)
     try:
-        yield from compression.first_stream(stream, kernel.compression, size_bytes=kernel.payload_bytes, name=name)
+        yield from compression.streams(stream, kernel.compression, size_bytes=kernel.payload_bytes, name=name)
     except ImageError as error:
         raise HostError(
             str(error), hint="reinstall the kernel's package, or unpack it by hand and name that in kernel.image"
@@ -118,7 +122,7 @@ def _trial(data: bytes, offset: int, name: str) -> Iterator[bytes]:
     with io.BytesIO(data) as stream:
         stream.seek(offset)
         try:
-            yield from _bounded(compression.first_stream(stream, kind, size_bytes=len(data) - offset, name=name), name)
+            yield from _bounded(compression.streams(stream, kind, size_bytes=len(data) - offset, name=name), name)
         except ImageError:
             return
 

@@ -14,7 +14,18 @@ from kdump_initramfs.model import Kernel
 
 logger = logging.getLogger(__name__)
 
-_MODULES = ("/lib/modules/{release}", "/usr/lib/modules/{release}")
+# Where the directories of all releases are.
+_MODULES = (
+    *("/lib/modules", "/usr/lib/modules"),
+    # NixOS: what it booted, what it will boot, and its profile where it does not run.
+    *("/run/booted-system/kernel-modules/lib/modules", "/run/current-system/kernel-modules/lib/modules"),
+    "/nix/var/nix/profiles/system/kernel-modules/lib/modules",
+    # Guix, likewise.
+    *("/run/booted-system/kernel/lib/modules", "/run/current-system/kernel/lib/modules"),
+    "/var/guix/profiles/system/kernel/lib/modules",
+    # GoboLinux.
+    "/System/Kernel/Modules",
+)
 _OSRELEASE = "/proc/sys/kernel/osrelease"
 
 
@@ -57,16 +68,30 @@ def running_release(root: Root) -> str:
 def _find_modules(root: Root, release: str, wanted: str) -> str:
     if "/" in release or release in (".", ".."):
         raise HostError(f"{release}: not the name of a kernel release", hint=_installed(root))
-    for directory in [wanted] if wanted else [pattern.format(release=release) for pattern in _MODULES]:
+    places = [wanted] if wanted else [f"{directory}/{release}" for directory in _MODULES]
+    for directory in places:
         if root.is_file(f"{directory}/modules.dep"):
             return directory
+    for directory in places:
         if root.is_dir(directory):
             raise HostError(f"{directory}: has no modules.dep", hint=f"run: depmod {release}")
-    raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed", hint=_installed(root))
+    passed_over = ", ".join(kernel_places.unreadable(root, places))
+    over = f"; passed over: {passed_over}" if passed_over else ""
+    raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed{over}", hint=_installed(root))
 
 
 def _releases(root: Root) -> list[str]:
-    return [name for name in root.list("/lib/modules") if root.is_file(f"/lib/modules/{name}/modules.dep")]
+    found = ((directory, name) for directory in _MODULES for name in _names(root, directory))
+    return list(dict.fromkeys(name for directory, name in found if root.is_file(f"{directory}/{name}/modules.dep")))
+
+
+def _names(root: Root, directory: str) -> list[str]:
+    """Return what a directory has; nothing where it cannot be read, as others may be."""
+    try:
+        return list(root.list(directory))
+    except HostError as error:
+        logger.debug("%s", error)
+        return []
 
 
 def _installed(root: Root) -> str:
@@ -79,15 +104,14 @@ def _read_image(root: Root, path: str, release: str) -> KernelImage | None:
     try:
         with open(root.host(path), "rb") as stream:
             image = kernel_image.read(stream, path)
+            found = kernel_payload.release(stream, image, path) if image.uname else image.release
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="run as root, or name a readable kernel image") from error
     except HostError as error:
         logger.warning("%s; it is taken as it is, since it was named", error)
         return None
-    if image.release and image.release != release:
-        raise HostError(
-            f"{path}: is kernel {image.release}, not {release}", hint="name the right image in kernel.image"
-        )
+    if found and found != release:
+        raise HostError(f"{path}: is kernel {found}, not {release}", hint="name the right image in kernel.image")
     return image
 
 
@@ -114,8 +138,11 @@ def _built_in_config(root: Root, path: str, image: KernelImage | None) -> str | 
     """Return the configuration that the image itself holds (CONFIG_IKCONFIG)."""
     if image is None:
         return None
-    with open(root.host(path), "rb") as stream:
-        return kernel_payload.config(stream, image, path)
+    try:
+        with open(root.host(path), "rb") as stream:
+            return kernel_payload.config(stream, image, path)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="reinstall the kernel's package") from error
 
 
 def _compressions(config: str | None) -> tuple[str, ...] | None:

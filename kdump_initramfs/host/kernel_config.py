@@ -1,6 +1,7 @@
 """The configuration that a kernel was built with: where it is, and what it says of an option."""
 
 import gzip
+import logging
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from msgspec import Struct
 
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host.root import Root
+
+logger = logging.getLogger(__name__)
 
 _OSRELEASE = "/proc/sys/kernel/osrelease"
 _PACKED = "/proc/config.gz"
@@ -36,19 +39,31 @@ def places(release: str, image_dir: str, modules_dir: str) -> Iterator[str]:
     yield f"{image_dir}/config-{release}"
     yield f"/boot/config-{release}"
     yield f"{modules_dir}/config"
+    yield f"/usr/lib/modules/{release}/config"
+    yield f"/lib/kernel/config-{release}"
+    yield f"/usr/lib/kernel/config-{release}"
     yield f"{modules_dir}/build/.config"
 
 
 def read_text(root: Root, release: str, image_dir: str, modules_dir: str) -> tuple[str, str] | None:
     """Return where the configuration of a kernel is, and its text; None where it is in no file."""
-    for path in places(release, image_dir, modules_dir):
-        text = root.read_text(path)
+    for path in dict.fromkeys(places(release, image_dir, modules_dir)):
+        text = _text(root, path)
         if text is not None:
             return path, text
     packed = root.read_bytes(_PACKED)
     if packed and root.read_word(_OSRELEASE) == release:
         return _PACKED, _unpacked(packed, release)
     return None
+
+
+def _text(root: Root, path: str) -> str | None:
+    """Return the text; None where there is none, or it cannot be read: there are more places."""
+    try:
+        return root.read_text(path)
+    except HostError as error:
+        logger.warning("%s; it is looked for in other places", error)
+        return None
 
 
 def running(root: Root) -> KernelConfig | None:

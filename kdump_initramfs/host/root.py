@@ -5,7 +5,7 @@ while an image is built, a test fixture, or `/` itself.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kdump_initramfs.errors import HostError
 
@@ -65,13 +65,20 @@ class Root:
         return below if self.directory != "/" and below.startswith("/") else host
 
     def exists(self, path: str) -> bool:
-        return os.path.exists(self.host(path))
+        return self._is(os.path.exists, path)
 
     def is_file(self, path: str) -> bool:
-        return os.path.isfile(self.host(path))
+        return self._is(os.path.isfile, path)
 
     def is_dir(self, path: str) -> bool:
-        return os.path.isdir(self.host(path))
+        return self._is(os.path.isdir, path)
+
+    def _is(self, question: Callable[[str], bool], path: str) -> bool:
+        """Ask as os.path does: behind a loop of links there is nothing, as there is nothing that cannot be reached."""
+        try:
+            return question(self.host(path))
+        except HostError:
+            return False
 
     def read_bytes(self, path: str) -> bytes | None:
         """Return the content of a file, or None where there is no such file."""
@@ -95,6 +102,9 @@ class Root:
     def list(self, path: str) -> Iterator[str]:
         """Yield the sorted names in a directory; nothing where there is none."""
         try:
-            yield from sorted(os.listdir(self.host(path)))
+            names = sorted(os.listdir(self.host(path)))
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise HostError(f"{path}: {error.strerror}") from error
+        yield from names

@@ -6,7 +6,16 @@ from kdump_initramfs.formats import elf
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Tools
 
-DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+DIRECTORIES = (
+    *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+    # NixOS: what the system has, what the machine's users share, and the system's profile where it does not run.
+    *("/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin", "/nix/var/nix/profiles/system/sw/bin"),
+    # Guix, likewise.
+    *("/run/current-system/profile/sbin", "/run/current-system/profile/bin"),
+    *("/var/guix/profiles/system/profile/sbin", "/var/guix/profiles/system/profile/bin"),
+    # GoboLinux.
+    "/System/Index/bin",
+)
 
 # What makedumpfile compresses with is decided when it is compiled, and its libraries tell: Debian's 1.7.2 accepts -p
 # and -z without them and writes uncompressed. Each name follows a NUL in the table of strings for the dynamic linker.
@@ -48,8 +57,9 @@ def read(root: Root) -> Tools:
 
 def machine(root: Root) -> str:
     """Return what `uname -m` says on machines that run this root, from the ELF header of its shell; "" if unknown."""
-    for path in ("/bin/sh", "/bin/busybox", "/usr/bin/env"):
-        content = root.read_bytes(path)
+    shells = (f"{directory}/sh" for directory in DIRECTORIES)
+    for path in ("/bin/sh", "/bin/busybox", "/usr/bin/env", *shells):
+        content = root.read_bytes(path) if root.is_file(path) else None
         if content and content.startswith(elf.MAGIC):
             return elf.machine(content, path)
     return ""

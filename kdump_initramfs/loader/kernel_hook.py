@@ -8,13 +8,14 @@ next boot builds the one that fits.
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
 from kdump_initramfs import build
 from kdump_initramfs.config import Config
-from kdump_initramfs.host import mounts
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.host import kernel_places, mounts, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kernel_copy, record
 from kdump_initramfs.loader import minimum, proof, rearm
@@ -23,7 +24,10 @@ from kdump_initramfs.model import Kernel
 logger = logging.getLogger(__name__)
 
 # Where an image stays; what is installed from elsewhere (a build tree, a staging area) is looked for instead.
-_LASTING = ("/boot/", "/efi/", "/usr/lib/modules/", "/lib/modules/", "/usr/lib/ostree-boot/")
+_LASTING = (
+    *(f"{directory}/" for directory in kernel_places.BOOT),
+    *("/usr/lib/modules/", "/lib/modules/", "/usr/lib/ostree-boot/"),
+)
 _MODULES = re.compile(r"(?:^|/)modules/(?P<release>[^/]+)(?:/|$)")
 
 
@@ -73,16 +77,36 @@ def _is_foreign(root: Root) -> bool:
         return False
 
 
-def remove(root: Root, config: Config, release: str) -> None:
-    """Remove the capture image of a kernel, if it is one of ours."""
+def remove(root: Root, config: Config, release: str, going: Sequence[str] = ()) -> None:
+    """Remove the capture image of a kernel, if it is one of ours and the kernel has gone; and those of others gone.
+
+    A kernel that can still be booted keeps it: what is removed may be one of its entries, or the package that another
+    one replaces. `going`: files and directories that are still there, and are removed with the kernel.
+    """
     image = root.host(config.image.output.replace("{kernel}", release))
     described = record.beside(image)
     if described is None and not os.path.lexists(image):
         logger.info("%s: is not there, so there is nothing to remove", image)
     elif described is None or described.manifest.kernel.release != release:
         logger.warning("%s: no record of ours says that it is for kernel %s, so it is left there", image, release)
+    elif still_there := _bootable(root, config, release, going):
+        logger.info("%s: kernel %s can still be booted, so its capture image stays", still_there, release)
     else:
         _remove(image)
+    for orphan in _orphans(root, config):
+        _remove(orphan)
+
+
+def _bootable(root: Root, config: Config, release: str, going: Sequence[str]) -> str:
+    """Return the path of an image of the kernel that stays; "" where there is none."""
+    named = config.kernel.image
+    if named and named not in going and root.is_file(named) and kernel_places.is_image_of(root, named, release):
+        return named
+    try:
+        return kernel_places.find(root, release, tools.machine(root), going)
+    except HostError as error:
+        logger.debug("%s", error)
+        return ""
 
 
 def _orphans(root: Root, config: Config) -> Iterator[str]:

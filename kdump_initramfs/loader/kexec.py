@@ -69,7 +69,7 @@ def command(root: Root, config: Config, image: str, *, running: Sequence[str] | 
         *(tools.find(root, "kexec") or "kexec", "-p", copy or kernel.image, choice.option),
         f"--initrd={image}",
         f"--append={line}",
-        *syscall.extra_options(config),
+        *syscall.extra_options(config, machine),
         *config.kexec.extra_args,
     )
     return Command(words=words, image=image, record=described, kernel=copy or root.host(kernel.image))

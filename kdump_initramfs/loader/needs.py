@@ -79,10 +79,13 @@ def _unpacked_bytes(entry: File | Module | Text) -> int:
 def _needs(root: Root, config: Config, image: _Image) -> sizing.Needs:
     head, size_bytes = _kernel_head(root, image.kernel.image)
     is_generic = config.image.mode == "generic"
+    machine, kernel = tools.machine(root), kernel_memory.read(head)
+    told = kernel.page_bytes if kernel else 0
     return sizing.Needs(
-        machine=tools.machine(root),
+        machine=machine,
         release=image.kernel.release,
-        kernel=kernel_memory.read(head),
+        kernel=kernel,
+        page_bytes=told or configured_page_bytes(root, machine, image.kernel),
         kernel_file_bytes=size_bytes,
         packed_bytes=image.packed_bytes,
         unpacked_bytes=image.unpacked_bytes,
@@ -95,6 +98,25 @@ def _needs(root: Root, config: Config, image: _Image) -> sizing.Needs:
         encrypts_memory=_encrypts_memory(root),
         has_cma=_has_cma(root),
     )
+
+
+# Options of kernels whose pages are not of 4 KiB; where there are none the file does not tell, or they are.
+_PAGES = {
+    "ARM64_16K_PAGES": 16384,
+    "ARM64_64K_PAGES": 65536,
+    "PPC_64K_PAGES": 65536,
+    "PAGE_SIZE_16KB": 16384,
+    "PAGE_SIZE_64KB": 65536,
+}
+_PAGES_OF_4K = ("x86_64", "i686", "s390x", "riscv64")
+
+
+def configured_page_bytes(root: Root, machine: str, kernel: Kernel) -> int:
+    """Return the size of a page by the kernel's configuration, for images whose headers do not tell it."""
+    if machine in _PAGES_OF_4K:
+        return 4096
+    known = kernel_config.read(root, kernel.release, os.path.dirname(kernel.image), kernel.modules_dir)
+    return next((size for option, size in _PAGES.items() if known is not None and known.is_on(option)), 4096)
 
 
 def _kernel_head(root: Root, path: str) -> tuple[bytes, int]:

@@ -50,6 +50,8 @@ class Needs(Struct, frozen=True, kw_only=True):
     encrypts_memory: bool = False
     # The running kernel can reserve memory from CMA.
     has_cma: bool = False
+    # Of the capture kernel.
+    page_bytes: int = 4096
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -113,8 +115,12 @@ _OTHER_FACTOR = 4
 # arch/x86/include/asm/sparsemem.h and arch/arm64/include/asm/sparsemem.h); on x86 that is the lowest one too.
 _SECTION_BYTES = 128 * _MIB
 _BY_SECTIONS = {"x86_64": 1, "aarch64": 0}
-# Elsewhere 64 bytes for each page of 4 KiB.
-_PAGE_STRUCT_SHARE = 64
+# Elsewhere, and with larger pages, 64 bytes for each page; arm64 has sections of 512 MiB where pages are of 64 KiB.
+_PAGE_STRUCT_BYTES = 64
+_SMALL_PAGE_BYTES = 4096
+_LARGE_PAGE_BYTES = 65536
+# What kdump-utils adds where pages are of 64 KiB (kdump_get_arch_recommend_crashkernel of kdump-lib.sh).
+_LARGE_PAGES_MIB = 100
 
 
 def _terms(needs: Needs) -> Iterable[Term]:
@@ -130,6 +136,7 @@ def _terms(needs: Needs) -> Iterable[Term]:
         "them: measured",
     )
     yield _processors(needs.cpus)
+    yield from _large_pages(needs)
     yield from _bitmap(needs)
     yield from _drivers(needs)
     yield from _keys(needs)
@@ -160,10 +167,24 @@ def _processors(cpus: int) -> Term:
 def _pages(needs: Needs) -> Term:
     """Return what describes the pages of the reservation, whose size it is part of."""
     size = (needs.kernel.bytes if needs.kernel else 64 * _MIB) + needs.packed_bytes + needs.unpacked_bytes + 32 * _MIB
-    if needs.machine in _BY_SECTIONS:
+    if needs.machine in _BY_SECTIONS and needs.page_bytes == _SMALL_PAGE_BYTES:
         sections = -(-size // _SECTION_BYTES) + _BY_SECTIONS[needs.machine]
         return _both("page structs", 2 * sections, f"2 MiB for each of {sections} sections of 128 MiB")
-    return _both("page structs", -(-size // _PAGE_STRUCT_SHARE // _MIB), "64 bytes for each page of 4 KiB")
+    section = 4 * _SECTION_BYTES if needs.page_bytes == _LARGE_PAGE_BYTES else _SECTION_BYTES
+    whole = -(-size // section) * section if needs.machine in _BY_SECTIONS else size
+    structs = whole // needs.page_bytes * _PAGE_STRUCT_BYTES
+    return _both("page structs", -(-structs // _MIB), f"64 bytes for each page of {needs.page_bytes >> 10} KiB")
+
+
+def _large_pages(needs: Needs) -> Iterable[Term]:
+    """Return what stacks, slabs, page tables and small files take where a page is a large one."""
+    if needs.page_bytes > _SMALL_PAGE_BYTES:
+        more = needs.page_bytes - _SMALL_PAGE_BYTES
+        mib = -(-_LARGE_PAGES_MIB * more // (_LARGE_PAGE_BYTES - _SMALL_PAGE_BYTES))
+        reason = (
+            f"stacks, slabs, page tables and files take whole pages, of {needs.page_bytes >> 10} KiB: in proportion"
+        )
+        yield _both("large pages", mib, f"{reason} to what kdump-utils adds for 64 KiB")
 
 
 def _image(needs: Needs) -> Iterable[Term]:
@@ -184,7 +205,7 @@ def _image(needs: Needs) -> Iterable[Term]:
 
 def _bitmap(needs: Needs) -> Iterable[Term]:
     """Return makedumpfile's bitmaps: 2 bits for each page of the crashed kernel, at most 32 MiB at a time."""
-    size = min(needs.memory_bytes // 4096 // 4, 32 * _MIB)
+    size = min(needs.memory_bytes // needs.page_bytes // 4, 32 * _MIB)
     if size >= _MIB:
         reason = "2 bits for each page of the machine, in cycles of at most 32 MiB (as openSUSE's kdump has it)"
         yield Term(name="makedumpfile's bitmap", unpacking_bytes=0, saving_bytes=size, reason=reason)

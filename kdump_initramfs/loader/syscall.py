@@ -46,6 +46,12 @@ READS = {
 }
 
 
+# The machines on which kexec has --reset-vga, --console-vga and --elf32-core-headers or --elf64-core-headers: those of
+# kexec/arch/*/include/arch/options.h of kexec-tools that list them.
+_OPTIONS_OF = ("i686", "x86_64")
+_OPTIONS = ("--reset-vga", "--console-vga", "--elf32-core-headers", "--elf64-core-headers")
+
+
 class Choice(Struct, frozen=True):
     # The option of kexec(8).
     option: str
@@ -57,15 +63,45 @@ def choose(root: Root, config: Config, *, machine: str = "", image_format: str =
 
     `with_keys`: volume keys are handed over, which kexec_file_load(2) alone does.
     """
+    check_options(config, machine)
     reads = READS.get(machine) if image_format else None
-    choice = _chosen(root, config, reads, image_format, with_keys=with_keys)
+    choice = _chosen(root, config, reads, image_format, machine, with_keys=with_keys)
     if reads is not None:
         _check_format(choice, reads, image_format, machine)
     return choice
 
 
-def _chosen(root: Root, config: Config, reads: Reads | None, image_format: str, *, with_keys: bool) -> Choice:
-    needed = _needed(config, with_keys=with_keys)
+def check_options(config: Config, machine: str) -> None:
+    """Refuse settings that kexec has no option for on this machine: it would end with "unrecognized option"."""
+    if _has_options(machine):
+        return
+    named = ", ".join(sorted(_OPTIONS_OF))
+    if config.kexec.reset_vga:
+        raise ConfigError(
+            f"kexec.reset_vga: kexec resets the screen on {named} alone, and this machine is {machine}",
+            hint="take it out of the section [kexec]",
+        )
+    if config.kexec.core_headers == "elf32":
+        raise ConfigError(
+            f"kexec.core_headers: kexec writes ELF32 headers on {named} alone, and this machine is {machine}",
+            hint='set it to "auto"; the headers are ELF64 there',
+        )
+    for word in config.kexec.extra_args:
+        if word in _OPTIONS:
+            raise ConfigError(
+                f"kexec.extra_args: kexec has {word} on {named} alone, and this machine is {machine}",
+                hint="take it out of the list",
+            )
+
+
+def _has_options(machine: str) -> bool:
+    return not machine or machine in _OPTIONS_OF
+
+
+def _chosen(
+    root: Root, config: Config, reads: Reads | None, image_format: str, machine: str, *, with_keys: bool
+) -> Choice:
+    needed = _needed(config, machine, with_keys=with_keys)
     enforced = signatures_enforced(root)
     if enforced and needed and needed.option == LOAD and config.kexec.syscall != "load":
         raise LoadError(f"{needed.reason}, but {enforced}", hint="take that setting out of the section [kexec]")
@@ -78,9 +114,9 @@ def _chosen(root: Root, config: Config, reads: Reads | None, image_format: str, 
     return _possible(root, reads, image_format)
 
 
-def _needed(config: Config, *, with_keys: bool) -> Choice | None:
+def _needed(config: Config, machine: str, *, with_keys: bool) -> Choice | None:
     """Return the choice that what is configured leaves; ConfigError where it leaves none."""
-    setting = _for_kexec_load(config)
+    setting = _for_kexec_load(config) if _has_options(machine) else ""
     if with_keys and (config.kexec.syscall == "load" or setting):
         raise ConfigError(
             "kexec.syscall: kexec_load does not hand over the volume key that a dump target is opened by",
@@ -147,8 +183,13 @@ def secure_boot(root: Root) -> str:
     return "Secure Boot is on" if by_efi or by_power else ""
 
 
-def extra_options(config: Config) -> tuple[str, ...]:
-    """Return the options of kexec(8) that the configuration asks for."""
+def extra_options(config: Config, machine: str) -> tuple[str, ...]:
+    """Return the options of kexec(8) that the configuration asks for, where it has them; else they are refused before.
+
+    Without them the headers are ELF64 all the same.
+    """
+    if not _has_options(machine):
+        return ()
     headers = () if config.kexec.core_headers == "auto" else (f"--{config.kexec.core_headers}-core-headers",)
     screen = ("--reset-vga", "--console-vga") if config.kexec.reset_vga else ()
     return (*headers, *screen)
