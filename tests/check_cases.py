@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[str, str, State, str, str]] = {
     "crashkernel= that waits for a reboot": (
         (
             "file /proc/cmdline quiet\nfile /sys/kernel/kexec_crash_size 0\n"
-            'file /etc/default/grub GRUB_CMDLINE_LINUX="crashkernel=1G"'
+            'file /etc/default/grub GRUB_CMDLINE_LINUX="quiet crashkernel=1G"'
         ),
         "crashkernel= on the command line",
         State.BROKEN,

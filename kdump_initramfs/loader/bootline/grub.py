@@ -1,0 +1,151 @@
+"""GRUB: what grub-mkconfig makes its menu of, entries of the Boot Loader Specification, and menus by hand.
+
+grub-mkconfig and grub.d/10_linux of GRUB 2.06 and of Debian's; grubby(8); blscfg of Fedora's GRUB; bootctl(1).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from kdump_initramfs.host import tools
+from kdump_initramfs.loader.bootline import shell, text, words
+from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source
+
+DEFAULTS = "/etc/default/grub"
+_DROP_INS = "/etc/default/grub.d"
+_ALL, _NORMAL = "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT"
+# grub.d/10_linux: root=, ro and rootflags= before the rest, Ubuntu's vt.handoff=, init= of Debian's second entries; and
+# what the loader puts before all.
+_ADDED = ("BOOT_IMAGE", "root", "ro", "rootflags", "vt.handoff", "init")
+# What an entry of the Boot Loader Specification does not hold, and the loader adds.
+BY_LOADER = ("BOOT_IMAGE", "initrd")
+ENTRY = text.Format(key=r"(options[ \t]+)", new="options ")
+_ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
+_LINUX = text.Format(key=r"(\s*linux(?:16|efi)?[ \t]+\S+[ \t]*)", is_entry=True, after=r"[ \t]*(?:[ \t]#.*)?")
+# GRUB before 2.0.
+_LEGACY = text.Format(key=r"(\s*kernel[ \t]+\S+[ \t]*)", is_entry=True)
+
+
+def sources(reader: Reader) -> Iterator[Source]:
+    configs = [path for path in _configs(reader) if reader.root.is_file(path)]
+    is_made = True
+    for path in configs:
+        menu = reader.text(path) or ""
+        if menu.strip() and "grub-mkconfig" not in menu and "blscfg" not in menu and "default/grub" not in menu:
+            is_made = is_made and not re.search(_LINUX.key, menu, re.MULTILINE)
+            yield from _by_hand(path, menu, _LINUX)
+    yield from _legacy(reader)
+    yield from _entries(reader)
+    if is_made and (configs or reader.root.is_file(DEFAULTS)):
+        yield _mkconfig(reader, configs[0] if configs else "")
+
+
+def _configs(reader: Reader) -> Iterator[str]:
+    yield from ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
+    for base in ("/boot/efi/EFI", "/efi/EFI"):
+        yield from (f"{base}/{name}/grub.cfg" for name in reader.list(base))
+
+
+# --- grub-mkconfig -----------------------------------------------------------------------------------------------
+
+
+def _mkconfig(reader: Reader, config: str) -> Source:
+    files = {DEFAULTS: reader.text(DEFAULTS) or "", **(_drop_ins(reader))}
+    return Source(
+        loader="GRUB",
+        info="GRUB",
+        files=files,
+        evaluate=_defaults(can_append=_shell_appends(reader)),
+        propose=shell.proposals((_NORMAL, _ALL)),
+        command=_make_config(reader, config),
+        added=_ADDED,
+    )
+
+
+def _drop_ins(reader: Reader) -> dict[str, str]:
+    """Return the drop-ins, which the grub-mkconfig of some distributions does not read (Debian's and Ubuntu's do)."""
+    scripts = (tools.find(reader.root, name) for name in ("grub-mkconfig", "grub2-mkconfig"))
+    script = next((found for path in scripts if path and (found := reader.text(path))), "")
+    return {} if script and "grub.d/*.cfg" not in script else reader.texts(reader.matching(_DROP_INS, ".cfg"))
+
+
+def _defaults(*, can_append: bool) -> Evaluate:
+    def given(files: Files) -> tuple[str, ...]:
+        found = shell.values(files, (_ALL, _NORMAL), can_append=can_append)
+        return words.split(f"{found.get(_ALL, '')} {found.get(_NORMAL, '')}")
+
+    return given
+
+
+def _shell_appends(reader: Reader) -> bool:
+    """Tell whether /bin/sh is a shell that knows +=, as bash does and dash and busybox do not."""
+    shell_path = reader.root.resolve("/bin/sh")
+    return shell_path.rpartition("/")[2] in ("bash", "zsh", "ksh", "mksh")
+
+
+def _make_config(reader: Reader, config: str) -> str:
+    if tools.find(reader.root, "update-grub"):
+        return "update-grub"
+    program = "grub2-mkconfig" if tools.find(reader.root, "grub2-mkconfig") else "grub-mkconfig"
+    return f"{program} -o {config or '/boot/grub/grub.cfg'}"
+
+
+# --- entries of the Boot Loader Specification --------------------------------------------------------------------
+
+
+def _entries(reader: Reader) -> Iterator[Source]:
+    """Yield the entries that grubby changes; without grubby they are edited as those of systemd-boot are."""
+    if not tools.find(reader.root, "grubby"):
+        return
+    for path in entry_files(reader, ("/boot",)):
+        yield Source(
+            loader="GRUB",
+            info="GRUB",
+            files=reader.texts([path]),
+            evaluate=text.evaluate(ENTRY, variables=lambda: environment(reader)),
+            make=_grubby,
+            added=BY_LOADER,
+        )
+
+
+def _grubby(wanted: Sequence[str], given: Sequence[str]) -> str:
+    old = sorted({word.partition("=")[0] for word in given if words.name(word) in words.names(wanted)})
+    remove = f' --remove-args="{" ".join(old)}"' if old else ""
+    return f'grubby --update-kernel=ALL{remove} --args="{" ".join(wanted)}"'
+
+
+def entry_files(reader: Reader, bases: Sequence[str]) -> list[str]:
+    """Return the entries, those of the running kernel first."""
+    release = reader.root.read_word("/proc/sys/kernel/osrelease")
+    found = [path for base in bases for path in reader.matching(f"{base}/loader/entries", ".conf")]
+    return sorted(found, key=lambda path: not release or not _is_of(reader.text(path) or "", path, release))
+
+
+def _is_of(entry: str, path: str, release: str) -> bool:
+    return release in path or bool(re.search(rf"^version[ \t]+{re.escape(release)}\s*$", entry, re.MULTILINE))
+
+
+def environment(reader: Reader) -> dict[str, str]:
+    """Return the variables that GRUB keeps between boots: lines NAME=value (grub-editenv(1))."""
+    found = next((content for path in _ENVIRONMENTS if (content := reader.text(path))), "")
+    return dict(line.split("=", 1) for line in found.split("\n") if "=" in line and not line.startswith("#"))
+
+
+# --- menus by hand -----------------------------------------------------------------------------------------------
+
+
+def _by_hand(path: str, menu: str, form: text.Format) -> Iterator[Source]:
+    files = {path: menu}
+    for entry in text.entries(files, form):
+        yield Source(
+            loader="GRUB",
+            info="GRUB",
+            files=files,
+            evaluate=text.evaluate(form, entry),
+            propose=text.proposals(form, entry),
+            added=("BOOT_IMAGE",),
+        )
+
+
+def _legacy(reader: Reader) -> Iterator[Source]:
+    for path in ("/boot/grub/menu.lst", "/boot/grub/grub.conf"):
+        yield from _by_hand(path, reader.text(path) or "", _LEGACY)

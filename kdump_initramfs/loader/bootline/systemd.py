@@ -1,0 +1,273 @@
+"""What kernel-install(8) and tools like it make: entries of the Boot Loader Specification, unified kernel images.
+
+systemd's 90-loaderentry.install and 60-ukify.install, ukify(1); mkinitcpio(8); dracut.conf(5); openSUSE's sdbootutil;
+proxmox-boot-tool; kernelstub(8) of Pop!_OS; clr-boot-manager(1).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from kdump_initramfs.host import tools
+from kdump_initramfs.loader.bootline import grub, shell, text, words
+from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source
+
+CMDLINE = "/etc/kernel/cmdline"
+# The one of the distribution, which that of the administrator replaces.
+_SHIPPED = "/usr/lib/kernel/cmdline"
+_BASES = ("/boot", "/efi", "/boot/efi")
+# 90-loaderentry.install adds the machine ID, systemd-boot and the EFI stub initrd=.
+_ADDED = (*grub.BY_LOADER, "systemd.machine_id")
+_INFO = "systemd-boot"
+_DRACUT = ("/etc/dracut.conf", "/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf.d")
+_DRACUT_CMDLINE = "kernel_cmdline"
+_MAKES_UKI = re.compile(r"^[ \t]*uefi=[\"']?yes", re.MULTILINE)
+_UKI = text.Format(key=r"(Cmdline[ \t]*=[ \t]*)(?!@)")
+
+
+class Maker(Struct, frozen=True, kw_only=True):
+    """A tool that makes what is booted from /etc/kernel/cmdline."""
+
+    loader: str
+    command: str
+    # The tool that must be there, and a file beside it.
+    tool: str
+    file: str = ""
+    added: tuple[str, ...] = _ADDED
+
+
+MAKERS = (
+    # Sets root=, the subvolume of the snapshot and the machine ID itself.
+    Maker(
+        loader="sdbootutil",
+        command="sdbootutil update-all-entries",
+        tool="sdbootutil",
+        added=(*_ADDED, "root", "rootflags"),
+    ),
+    Maker(
+        loader="Proxmox",
+        command="proxmox-boot-tool refresh",
+        tool="proxmox-boot-tool",
+        file="/etc/kernel/proxmox-boot-uuids",
+        # Where the machine boots by GRUB there is BOOT_IMAGE=, and /etc/default/grub counts.
+        added=("initrd",),
+    ),
+)
+
+
+def sources(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    is_unified = False
+    for source in _unified(reader, effect):
+        is_unified = True
+        yield source
+    yield from _kernelstub(reader)
+    yield from _clear(reader)
+    if _is_used(reader):
+        # What other tools make is not replaced by a file for this one.
+        yield from _kernel_install(reader, None if is_unified else effect)
+    yield from _entries(reader)
+
+
+def makers(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    """Yield what tools of a distribution make, which are there only where they are used."""
+    for maker in MAKERS:
+        if tools.find(reader.root, maker.tool) and (not maker.file or reader.root.is_file(maker.file)):
+            yield from _cmdline(reader, effect, maker)
+
+
+def _is_used(reader: Reader) -> bool:
+    """Tell whether kernel-install makes what is booted: systemd brings it along where it makes nothing."""
+    has_loader = any(reader.root.is_file(f"{base}/loader/loader.conf") for base in _BASES)
+    by_hand = [path for path in grub.entry_files(reader, _BASES) if not _is_made(reader, path)]
+    if reader.root.is_file(CMDLINE):
+        return has_loader or bool(unified(reader)) or bool(tools.find(reader.root, "kernel-install"))
+    return bool(tools.find(reader.root, "kernel-install")) and not by_hand and (has_loader or bool(unified(reader)))
+
+
+def _is_made(reader: Reader, path: str) -> bool:
+    """Tell whether an entry is one of kernel-install: it says so, or is named by a machine and a release."""
+    entry = reader.text(path) or ""
+    machine = reader.root.read_word("/etc/machine-id")
+    token = reader.root.read_word("/etc/kernel/entry-token") or machine
+    return "loaderentry" in entry or bool(token and path.rpartition("/")[2].startswith(f"{token}-"))
+
+
+def unified(reader: Reader) -> list[str]:
+    return [path for base in _BASES for path in reader.matching(f"{base}/EFI/Linux", ".efi")]
+
+
+# --- kernel-install ----------------------------------------------------------------------------------------------
+
+
+def _kernel_install(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    maker = Maker(loader="systemd-boot", command=_install(reader), tool="kernel-install")
+    yield from _cmdline(reader, effect, maker)
+
+
+def _install(reader: Reader) -> str:
+    release = reader.root.read_word("/proc/sys/kernel/osrelease")
+    beside, boot = f"/lib/modules/{release}/vmlinuz", f"/boot/vmlinuz-{release}"
+    is_in_boot = reader.root.is_file(boot) and not reader.root.is_file(beside)
+    image = "/boot/vmlinuz-$(uname -r)" if is_in_boot else "/lib/modules/$(uname -r)/vmlinuz"
+    return f"kernel-install add $(uname -r) {image}"
+
+
+def _cmdline(reader: Reader, effect: Sequence[str] | None, maker: Maker) -> Iterator[Source]:
+    """Yield /etc/kernel/cmdline; where it is not there, what is written to it must be the whole line.
+
+    The tools take the one of the distribution then, or the line of the running kernel: a file with one parameter alone
+    would replace all of it.
+    """
+    there = reader.text(CMDLINE)
+    info = "" if maker.tool == "sdbootutil" else _INFO
+    if there is not None:
+        yield _whole(maker, info, {CMDLINE: there})
+        return
+    if reader.root.is_file(CMDLINE):
+        return
+    shipped = words.split(reader.text(_SHIPPED) or "")
+    running = words.without(effect or (), ("BOOT_IMAGE", "initrd"))
+    for now in (shipped, running):
+        if now:
+            yield _whole(maker, info, {CMDLINE: ""}, now)
+
+
+def _whole(maker: Maker, info: str, files: Files, now: Sequence[str] = ()) -> Source:
+    return Source(
+        loader=maker.loader,
+        is_first=maker in MAKERS,
+        info=info,
+        files=files,
+        evaluate=_or(now),
+        propose=text.proposals(text.WHOLE) if not now else text.filling(now),
+        command=maker.command,
+        added=maker.added,
+    )
+
+
+def _or(now: Sequence[str]) -> Evaluate:
+    """Return what gives the words of a file, or those that the tool takes where it is not there."""
+    given = text.evaluate(text.WHOLE)
+    return lambda files: given(files) or tuple(now)
+
+
+# --- unified kernel images ---------------------------------------------------------------------------------------
+
+
+def _unified(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    if _presets(reader):
+        yield from _mkinitcpio(reader, effect)
+    if tools.find(reader.root, "dracut"):
+        yield from _dracut(reader, effect)
+    uki = reader.texts(["/etc/kernel/uki.conf"])
+    if text.slots(uki, _UKI):
+        yield Source(
+            loader="ukify",
+            info=_INFO,
+            files=uki,
+            evaluate=text.evaluate(_UKI),
+            propose=text.proposals(_UKI),
+            command=_install(reader),
+            added=_ADDED,
+        )
+
+
+def _presets(reader: Reader) -> bool:
+    presets = reader.texts(reader.matching("/etc/mkinitcpio.d", ".preset"))
+    return any(re.search(r"^[ \t]*\w+_(?:uki|efi_image)=", preset, re.MULTILINE) for preset in presets.values())
+
+
+def _mkinitcpio(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    """Yield what mkinitcpio takes: /etc/kernel/cmdline, or all of /etc/cmdline.d, without lines that are comments."""
+    found = [reader.texts(paths) for paths in ((CMDLINE,), reader.matching("/etc/cmdline.d", ".conf"))]
+    for files in filter(None, found):
+        yield Source(
+            loader="mkinitcpio",
+            info=_INFO,
+            files=files,
+            evaluate=text.evaluate(text.COMMENTED),
+            propose=text.proposals(text.COMMENTED),
+            command="mkinitcpio -P",
+            added=_ADDED,
+        )
+    if not any(found):
+        yield from _cmdline(reader, effect, Maker(loader="mkinitcpio", command="mkinitcpio -P", tool="mkinitcpio"))
+
+
+def _dracut(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
+    """Yield dracut's configuration, where it sets a command line for unified images, or makes such images."""
+    first, *directories = _DRACUT
+    drop_ins = {path.rpartition("/")[2]: path for each in directories for path in reader.matching(each, ".conf")}
+    files = reader.texts([first, *(drop_ins[name] for name in sorted(drop_ins))])
+    is_set = any("kernel_cmdline" in content for content in files.values())
+    running = () if is_set else words.without(effect or (), ("BOOT_IMAGE", "initrd"))
+    if not is_set and not (running and any(_MAKES_UKI.search(content) for content in files.values())):
+        return
+    new = text.filling(running, written='kernel_cmdline="{}"', file="/etc/dracut.conf.d/kernel-cmdline.conf")
+    yield Source(
+        loader="dracut",
+        info=_INFO,
+        files=files,
+        evaluate=lambda files: _dracut_cmdline(files) or running,
+        propose=shell.proposals((_DRACUT_CMDLINE,)) if is_set else new,
+        command="dracut --force --regenerate-all",
+        added=_ADDED,
+    )
+
+
+def _dracut_cmdline(files: Files) -> tuple[str, ...]:
+    return words.split(shell.values(files, (_DRACUT_CMDLINE,), can_append=True).get(_DRACUT_CMDLINE, ""))
+
+
+# --- others that make entries ------------------------------------------------------------------------------------
+
+
+def _kernelstub(reader: Reader) -> Iterator[Source]:
+    if not tools.find(reader.root, "kernelstub"):
+        return
+    for path in grub.entry_files(reader, _BASES):
+        yield Source(
+            loader="kernelstub",
+            info=_INFO,
+            files=reader.texts([path]),
+            evaluate=text.evaluate(grub.ENTRY),
+            make=_stub_command,
+            added=grub.BY_LOADER,
+        )
+
+
+def _stub_command(wanted: Sequence[str], given: Sequence[str]) -> str:
+    old = [word for word in given if words.name(word) in words.names(wanted)]
+    delete = f'kernelstub --delete-options "{" ".join(old)}" && ' if old else ""
+    return f'{delete}kernelstub --add-options "{" ".join(wanted)}"'
+
+
+def _clear(reader: Reader) -> Iterator[Source]:
+    """Yield what clr-boot-manager adds to the line of the distribution (Clear Linux, Solus)."""
+    files = reader.texts((CMDLINE, *reader.matching("/etc/kernel/cmdline.d", ".conf")))
+    if files and tools.find(reader.root, "clr-boot-manager"):
+        yield Source(
+            loader="clr-boot-manager",
+            info=_INFO,
+            files=files,
+            evaluate=text.evaluate(text.COMMENTED),
+            propose=text.proposals(text.COMMENTED),
+            command="clr-boot-manager update",
+            adds_more=True,
+        )
+
+
+def _entries(reader: Reader) -> Iterator[Source]:
+    """Yield entries that are kept by hand."""
+    for path in grub.entry_files(reader, _BASES):
+        if tools.find(reader.root, "grubby") and path.startswith("/boot/loader/"):
+            continue
+        yield Source(
+            loader="systemd-boot",
+            info=_INFO,
+            files=reader.texts([path]),
+            evaluate=text.evaluate(grub.ENTRY, variables=lambda: grub.environment(reader)),
+            propose=text.proposals(grub.ENTRY),
+            added=grub.BY_LOADER,
+        )
