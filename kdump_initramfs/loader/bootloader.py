@@ -110,10 +110,7 @@ def _rank(source: Source, info: str, *, has_image: bool) -> tuple[bool, bool]:
 
 def _loader_info(reader: Reader) -> str:
     """Return what the loader that booted says of itself: four bytes of attributes, then UTF-16."""
-    try:
-        return (reader.root.read_bytes(_LOADER_INFO) or b"")[4:].decode("utf-16-le", "replace").rstrip("\0")
-    except HostError:
-        return ""
+    return reader.bytes(_LOADER_INFO)[4:].decode("utf-16-le", "replace").rstrip("\0")
 
 
 # --- the edit ----------------------------------------------------------------------------------------------------

@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct, structs
 
-from kdump_initramfs.errors import HostError
-from kdump_initramfs.host import tools
 from kdump_initramfs.loader.bootline import grub, text, words
-from kdump_initramfs.loader.bootline.source import Reader, Source, UnclearError
+from kdump_initramfs.loader.bootline.source import Reader, Source, unclear
 
 
 def exclusive(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
@@ -23,7 +21,7 @@ def exclusive(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
     names = words.names(effect or ())
     if "ostree" in names or reader.root.exists("/run/ostree-booted"):
         return list(_ostree(reader)) or [_unseen("ostree", "/boot/loader/entries")]
-    if reader.root.is_file("/etc/NIXOS"):
+    if reader.is_file("/etc/NIXOS"):
         return [_nixos(reader)]
     if "gnu.system" in names:
         return [_guix(reader)]
@@ -31,17 +29,14 @@ def exclusive(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
 
 
 def _unseen(loader: str, place: str) -> Source:
-    def fail(_: object) -> tuple[str, ...]:
-        raise UnclearError(f"{place}: nothing that can be read")
-
-    return Source(loader=loader, is_first=True, files={}, evaluate=fail)
+    return Source(loader=loader, is_first=True, files={}, evaluate=unclear(f"{place}: nothing that can be read"))
 
 
 # --- ostree ------------------------------------------------------------------------------------------------------
 
 
 def _ostree(reader: Reader) -> Iterator[Source]:
-    make = _rpm_ostree if tools.find(reader.root, "rpm-ostree") else _ostree_admin
+    make = _rpm_ostree if reader.has("rpm-ostree") else _ostree_admin
     for path in grub.entry_files(reader, ("/boot",)):
         yield Source(
             loader="ostree",
@@ -124,7 +119,7 @@ class _Entry(Struct, frozen=True, kw_only=True):
 
 def efi_stub(reader: Reader) -> Iterator[Source]:
     """Yield the entry that has booted, where its options are for a kernel."""
-    if not tools.find(reader.root, "efibootmgr"):
+    if not reader.has("efibootmgr"):
         return
     entry = _booted(reader)
     if entry and entry.options:
@@ -138,7 +133,7 @@ def efi_stub(reader: Reader) -> Iterator[Source]:
 
 def unknown_stub(reader: Reader, effect: Sequence[str]) -> Iterator[Source]:
     """Yield an entry of which nothing is known, where nothing else has booted."""
-    if not tools.find(reader.root, "efibootmgr") or not reader.root.is_dir("/sys/firmware/efi") or _booted(reader):
+    if not reader.has("efibootmgr") or not reader.is_dir("/sys/firmware/efi") or _booted(reader):
         return
     running = words.without(effect, ("BOOT_IMAGE",))
     entry = _Entry(label="Linux", options="", loader="\\KERNEL")
@@ -175,11 +170,7 @@ def _booted(reader: Reader) -> _Entry | None:
 
 def _variable(reader: Reader, name: str) -> bytes:
     """Return the value of a variable: what follows four bytes of attributes."""
-    try:
-        return (reader.root.read_bytes(f"{_VARIABLES}/{name}-{_GLOBAL}") or b"")[4:]
-    except HostError as error:
-        reader.unreadable.append(str(error))
-        return b""
+    return reader.bytes(f"{_VARIABLES}/{name}-{_GLOBAL}")[4:]
 
 
 def _parse(option: bytes) -> _Entry | None:
@@ -219,4 +210,4 @@ def _disk(reader: Reader, partuuid: str) -> str:
         return "DISK"
     name = reader.root.resolve(link).rpartition("/")[2]
     place = reader.root.resolve(f"/sys/class/block/{name}")
-    return f"/dev/{place.split('/')[-2]}" if reader.root.is_file(f"{place}/partition") else "DISK"
+    return f"/dev/{place.split('/')[-2]}" if reader.is_file(f"{place}/partition") else "DISK"

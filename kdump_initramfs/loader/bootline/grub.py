@@ -6,13 +6,15 @@ grub-mkconfig and grub.d/10_linux of GRUB 2.06 and of Debian's; grubby(8); blscf
 import re
 from collections.abc import Iterator, Sequence
 
-from kdump_initramfs.host import tools
+from kdump_initramfs.host import fstab
 from kdump_initramfs.loader.bootline import shell, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source
+from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, UnclearError, unclear
 
 DEFAULTS = "/etc/default/grub"
 _DROP_INS = "/etc/default/grub.d"
 _ALL, _NORMAL = "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT"
+# Fedora's: grub-mkconfig leaves the lines of entries alone.
+_BLSCFG = "GRUB_ENABLE_BLSCFG"
 # grub.d/10_linux: root=, ro and rootflags= before the rest, Ubuntu's vt.handoff=, init= of Debian's second entries; and
 # what the loader puts before all.
 _ADDED = ("BOOT_IMAGE", "root", "ro", "rootflags", "vt.handoff", "init")
@@ -26,16 +28,16 @@ _LEGACY = text.Format(key=r"(\s*kernel[ \t]+\S+[ \t]*)", is_entry=True)
 
 
 def sources(reader: Reader) -> Iterator[Source]:
-    configs = [path for path in _configs(reader) if reader.root.is_file(path)]
+    configs = [path for path in _configs(reader) if reader.is_file(path)]
     is_made = True
     for path in configs:
         menu = reader.text(path) or ""
-        if menu.strip() and "grub-mkconfig" not in menu and "blscfg" not in menu and "default/grub" not in menu:
+        if menu.strip() and not re.search(r"mkconfig|blscfg", menu):
             is_made = is_made and not re.search(_LINUX.key, menu, re.MULTILINE)
             yield from _by_hand(path, menu, _LINUX)
     yield from _legacy(reader)
     yield from _entries(reader)
-    if is_made and (configs or reader.root.is_file(DEFAULTS)):
+    if is_made and (configs or reader.is_file(DEFAULTS)):
         yield _mkconfig(reader, configs[0] if configs else "")
 
 
@@ -49,12 +51,14 @@ def _configs(reader: Reader) -> Iterator[str]:
 
 
 def _mkconfig(reader: Reader, config: str) -> Source:
-    files = {DEFAULTS: reader.text(DEFAULTS) or "", **(_drop_ins(reader))}
+    before = len(reader.unreadable)
+    files = {DEFAULTS: reader.text(DEFAULTS) or "", **_drop_ins(reader)}
+    failed = reader.unreadable[before:]
     return Source(
         loader="GRUB",
         info="GRUB",
         files=files,
-        evaluate=_defaults(can_append=_shell_appends(reader)),
+        evaluate=unclear(failed[0]) if failed else _defaults(can_append=_shell_appends(reader)),
         propose=shell.proposals((_NORMAL, _ALL)),
         command=_make_config(reader, config),
         added=_ADDED,
@@ -63,14 +67,16 @@ def _mkconfig(reader: Reader, config: str) -> Source:
 
 def _drop_ins(reader: Reader) -> dict[str, str]:
     """Return the drop-ins, which the grub-mkconfig of some distributions does not read (Debian's and Ubuntu's do)."""
-    scripts = (tools.find(reader.root, name) for name in ("grub-mkconfig", "grub2-mkconfig"))
-    script = next((found for path in scripts if path and (found := reader.text(path))), "")
+    scripts = (f"/usr/{place}/{name}" for place in ("sbin", "bin") for name in ("grub-mkconfig", "grub2-mkconfig"))
+    script = next((found for path in scripts if (found := reader.text(path))), "")
     return {} if script and "grub.d/*.cfg" not in script else reader.texts(reader.matching(_DROP_INS, ".cfg"))
 
 
 def _defaults(*, can_append: bool) -> Evaluate:
     def given(files: Files) -> tuple[str, ...]:
-        found = shell.values(files, (_ALL, _NORMAL), can_append=can_append)
+        found = shell.values(files, (_ALL, _NORMAL, _BLSCFG), can_append=can_append)
+        if found.get(_BLSCFG) == "true":
+            raise UnclearError(f"{DEFAULTS}: {_BLSCFG}=true, so that the lines are in /boot/loader/entries")
         return words.split(f"{found.get(_ALL, '')} {found.get(_NORMAL, '')}")
 
     return given
@@ -83,9 +89,12 @@ def _shell_appends(reader: Reader) -> bool:
 
 
 def _make_config(reader: Reader, config: str) -> str:
-    if tools.find(reader.root, "update-grub"):
+    system = fstab.holder(fstab.read(reader.root), "/")
+    if reader.has("transactional-update") and system and "ro" in system.options:
+        return "transactional-update grub.cfg"
+    if reader.has("update-grub"):
         return "update-grub"
-    program = "grub2-mkconfig" if tools.find(reader.root, "grub2-mkconfig") else "grub-mkconfig"
+    program = "grub2-mkconfig" if reader.has("grub2-mkconfig") else "grub-mkconfig"
     return f"{program} -o {config or '/boot/grub/grub.cfg'}"
 
 
@@ -94,7 +103,7 @@ def _make_config(reader: Reader, config: str) -> str:
 
 def _entries(reader: Reader) -> Iterator[Source]:
     """Yield the entries that grubby changes; without grubby they are edited as those of systemd-boot are."""
-    if not tools.find(reader.root, "grubby"):
+    if not reader.has("grubby"):
         return
     for path in entry_files(reader, ("/boot",)):
         yield Source(
@@ -115,7 +124,7 @@ def _grubby(wanted: Sequence[str], given: Sequence[str]) -> str:
 
 def entry_files(reader: Reader, bases: Sequence[str]) -> list[str]:
     """Return the entries, those of the running kernel first."""
-    release = reader.root.read_word("/proc/sys/kernel/osrelease")
+    release = reader.word("/proc/sys/kernel/osrelease")
     found = [path for base in bases for path in reader.matching(f"{base}/loader/entries", ".conf")]
     return sorted(found, key=lambda path: not release or not _is_of(reader.text(path) or "", path, release))
 

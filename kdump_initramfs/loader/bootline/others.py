@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from kdump_initramfs.host import tools
 from kdump_initramfs.loader.bootline import shell, text, words
 from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, UnclearError
 
@@ -106,8 +105,8 @@ def _refind_without_file(reader: Reader, effect: Sequence[str] | None) -> Iterat
     """Yield the file that rEFInd looks for beside the kernel, with the whole line that is in effect."""
     path = "/boot/refind_linux.conf"
     running = words.without(effect or (), ("BOOT_IMAGE", "initrd"))
-    is_there = any(reader.root.is_dir(directory) for directory in _REFIND_PLACES[:3])
-    if not running or not is_there or reader.root.is_file(path) or any('"' in word for word in running):
+    is_there = any(reader.is_dir(directory) for directory in _REFIND_PLACES[:3])
+    if not running or not is_there or reader.is_file(path) or any('"' in word for word in running):
         return
     given = text.evaluate(_REFIND, "1")
     yield Source(
@@ -171,7 +170,7 @@ _FLASH_KERNEL = Generated(
 
 def _generated(reader: Reader) -> Iterator[Source]:
     for row in GENERATED:
-        if tools.find(reader.root, row.tool):
+        if reader.has(row.tool):
             yield _of_variable(reader, row)
 
 
@@ -202,7 +201,7 @@ def _variable(row: Generated, default: str) -> Evaluate:
 
 
 def _boards(reader: Reader) -> Iterator[Source]:
-    if tools.find(reader.root, _FLASH_KERNEL.tool):
+    if reader.has(_FLASH_KERNEL.tool):
         yield _of_variable(reader, _FLASH_KERNEL)
     files = reader.texts(["/boot/armbianEnv.txt"])
     if files:
@@ -220,7 +219,7 @@ def _boards(reader: Reader) -> Iterator[Source]:
 
 def _limine(reader: Reader) -> Iterator[Source]:
     """Yield what limine-entry-tool makes entries of (CachyOS, Omarchy): the last file that sets the line, and +=."""
-    command = next((name for name in ("limine-update", "limine-mkinitcpio") if tools.find(reader.root, name)), "")
+    command = next((name for name in ("limine-update", "limine-mkinitcpio") if reader.has(name)), "")
     paths = (
         *reader.matching("/usr/share/limine-entry-tool.d", ".conf"),
         "/etc/limine-entry-tool.conf",

@@ -253,9 +253,10 @@ def proposals(targets: Sequence[str], *, keep: str = "") -> Propose:
 
     def propose(files: Files, wanted: Sequence[str]) -> Iterator[tuple[Change, ...]]:
         try:
-            found = [each for each in scan(files, targets) if each.name in targets]
+            every = scan(files, targets)
         except UnclearError:
             return
+        found = [each for each in every if each.name in _used(every, targets)]
         held = [each for each in found if any(_has_name(word, wanted) for word in _split(each.pieces))]
         last = [each for target in targets for each in reversed(found) if each.name == target]
         for place in (*reversed(held), *last):
@@ -263,15 +264,35 @@ def proposals(targets: Sequence[str], *, keep: str = "") -> Propose:
             yield (change,)
             others = (_change(files, found, each, wanted, add=False) for each in held if each is not place)
             yield (change, *others)
-        file = next(iter(files), "")
-        name = next((each.name for each in last), "")
-        if name:
-            yield (Change(file=[*files][-1], line=f'{name}="${name} {_escaped(" ".join(wanted))}"'),)
-        elif file:
-            value = " ".join(words.replaced(words.split(keep), wanted))
-            yield (Change(file=file, line=f'{targets[-1]}="{_escaped(value)}"'),)
+        yield from _new_line(files, wanted, targets, last[0].name if last else "", keep)
+        if last:
+            name, words_first = targets[-1], _escaped(" ".join(wanted))
+            first = Change(file=[*files][-1], line=f'{name}="{words_first} ${name}"')
+            yield (first, *(_change(files, found, each, wanted, add=False) for each in held))
 
     return propose
+
+
+def _new_line(
+    files: Files, wanted: Sequence[str], targets: Sequence[str], name: str, keep: str
+) -> Iterator[tuple[Change, ...]]:
+    """Yield a line at the end: one that appends to a variable, or sets the one that nothing sets."""
+    if name:
+        yield (Change(file=[*files][-1], line=f'{name}="${name} {_escaped(" ".join(wanted))}"'),)
+    elif files:
+        value = " ".join(words.replaced(words.split(keep), wanted))
+        yield (Change(file=next(iter(files)), line=f'{targets[-1]}="{_escaped(value)}"'),)
+
+
+def _used(every: Sequence[Assignment], targets: Sequence[str]) -> set[str]:
+    """Return the targets, and the variables that their values are made of."""
+    found = set(targets)
+    while True:
+        pieces = [piece for each in every if each.name in found for piece in each.pieces if piece.is_code]
+        more = {name for piece in pieces for name in re.findall(r"[A-Za-z_]\w*", piece.text)} - found
+        if not more:
+            return found
+        found |= more
 
 
 def _change(

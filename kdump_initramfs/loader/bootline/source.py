@@ -1,13 +1,16 @@
 """What a source of a command line is: files, what they give, and the changes that might add a parameter to it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader.bootline import words
 
+_T = TypeVar("_T")
 # Path -> text, in the order in which the tool reads them.
 Files = Mapping[str, str]
 
@@ -52,6 +55,15 @@ Evaluate = Callable[[Files], tuple[str, ...]]
 Propose = Callable[[Files, Sequence[str]], Iterator[tuple[Change, ...]]]
 
 
+def unclear(reason: str) -> Evaluate:
+    """Return what gives nothing, and says why."""
+
+    def fail(_: Files) -> tuple[str, ...]:
+        raise UnclearError(reason)
+
+    return fail
+
+
 class Source(Struct, frozen=True, kw_only=True):
     """One place that a command line may come from."""
 
@@ -88,15 +100,33 @@ class Reader:
         self.unreadable: list[str] = []
 
     def text(self, path: str) -> str | None:
+        return self._noted(lambda: self.root.read_text(path) if self.root.is_file(path) else None)
+
+    def bytes(self, path: str) -> bytes:
+        return self._noted(lambda: self.root.read_bytes(path)) or b""
+
+    def is_file(self, path: str) -> bool:
+        return bool(self._noted(lambda: self.root.is_file(path)))
+
+    def is_dir(self, path: str) -> bool:
+        return bool(self._noted(lambda: self.root.is_dir(path)))
+
+    def has(self, tool: str) -> bool:
+        return bool(tools.find(self.root, tool))
+
+    def word(self, path: str) -> str:
+        return (self.text(path) or "").strip()
+
+    def _noted(self, read: Callable[[], _T]) -> _T | None:
         try:
-            return self.root.read_text(path) if self.root.is_file(path) else None
+            return read()
         except HostError as error:
             self.unreadable.append(str(error))
             return None
 
     def list(self, path: str) -> tuple[str, ...]:
         try:
-            return tuple(self.root.list(path))
+            return self._noted(lambda: tuple(self.root.list(path))) or ()
         except OSError as error:
             self.unreadable.append(f"{path}: {error.strerror}")
             return ()

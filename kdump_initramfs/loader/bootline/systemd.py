@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from kdump_initramfs.host import tools
 from kdump_initramfs.loader.bootline import grub, shell, text, words
 from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source
 
@@ -72,24 +71,24 @@ def sources(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
 def makers(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     """Yield what tools of a distribution make, which are there only where they are used."""
     for maker in MAKERS:
-        if tools.find(reader.root, maker.tool) and (not maker.file or reader.root.is_file(maker.file)):
+        if reader.has(maker.tool) and (not maker.file or reader.is_file(maker.file)):
             yield from _cmdline(reader, effect, maker)
 
 
 def _is_used(reader: Reader) -> bool:
     """Tell whether kernel-install makes what is booted: systemd brings it along where it makes nothing."""
-    has_loader = any(reader.root.is_file(f"{base}/loader/loader.conf") for base in _BASES)
+    has_loader = any(reader.is_file(f"{base}/loader/loader.conf") for base in _BASES)
     by_hand = [path for path in grub.entry_files(reader, _BASES) if not _is_made(reader, path)]
-    if reader.root.is_file(CMDLINE):
-        return has_loader or bool(unified(reader)) or bool(tools.find(reader.root, "kernel-install"))
-    return bool(tools.find(reader.root, "kernel-install")) and not by_hand and (has_loader or bool(unified(reader)))
+    if reader.is_file(CMDLINE):
+        return has_loader or bool(unified(reader)) or reader.has("kernel-install")
+    return reader.has("kernel-install") and not by_hand and (has_loader or bool(unified(reader)))
 
 
 def _is_made(reader: Reader, path: str) -> bool:
     """Tell whether an entry is one of kernel-install: it says so, or is named by a machine and a release."""
     entry = reader.text(path) or ""
-    machine = reader.root.read_word("/etc/machine-id")
-    token = reader.root.read_word("/etc/kernel/entry-token") or machine
+    machine = reader.word("/etc/machine-id")
+    token = reader.word("/etc/kernel/entry-token") or machine
     return "loaderentry" in entry or bool(token and path.rpartition("/")[2].startswith(f"{token}-"))
 
 
@@ -106,9 +105,9 @@ def _kernel_install(reader: Reader, effect: Sequence[str] | None) -> Iterator[So
 
 
 def _install(reader: Reader) -> str:
-    release = reader.root.read_word("/proc/sys/kernel/osrelease")
+    release = reader.word("/proc/sys/kernel/osrelease")
     beside, boot = f"/lib/modules/{release}/vmlinuz", f"/boot/vmlinuz-{release}"
-    is_in_boot = reader.root.is_file(boot) and not reader.root.is_file(beside)
+    is_in_boot = reader.is_file(boot) and not reader.is_file(beside)
     image = "/boot/vmlinuz-$(uname -r)" if is_in_boot else "/lib/modules/$(uname -r)/vmlinuz"
     return f"kernel-install add $(uname -r) {image}"
 
@@ -124,7 +123,7 @@ def _cmdline(reader: Reader, effect: Sequence[str] | None, maker: Maker) -> Iter
     if there is not None:
         yield _whole(maker, info, {CMDLINE: there})
         return
-    if reader.root.is_file(CMDLINE):
+    if reader.unreadable:
         return
     shipped = words.split(reader.text(_SHIPPED) or "")
     running = words.without(effect or (), ("BOOT_IMAGE", "initrd"))
@@ -158,7 +157,7 @@ def _or(now: Sequence[str]) -> Evaluate:
 def _unified(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     if _presets(reader):
         yield from _mkinitcpio(reader, effect)
-    if tools.find(reader.root, "dracut"):
+    if reader.has("dracut"):
         yield from _dracut(reader, effect)
     uki = reader.texts(["/etc/kernel/uki.conf"])
     if text.slots(uki, _UKI):
@@ -224,7 +223,7 @@ def _dracut_cmdline(files: Files) -> tuple[str, ...]:
 
 
 def _kernelstub(reader: Reader) -> Iterator[Source]:
-    if not tools.find(reader.root, "kernelstub"):
+    if not reader.has("kernelstub"):
         return
     for path in grub.entry_files(reader, _BASES):
         yield Source(
@@ -246,7 +245,7 @@ def _stub_command(wanted: Sequence[str], given: Sequence[str]) -> str:
 def _clear(reader: Reader) -> Iterator[Source]:
     """Yield what clr-boot-manager adds to the line of the distribution (Clear Linux, Solus)."""
     files = reader.texts((CMDLINE, *reader.matching("/etc/kernel/cmdline.d", ".conf")))
-    if files and tools.find(reader.root, "clr-boot-manager"):
+    if files and reader.has("clr-boot-manager"):
         yield Source(
             loader="clr-boot-manager",
             info=_INFO,
@@ -260,11 +259,12 @@ def _clear(reader: Reader) -> Iterator[Source]:
 
 def _entries(reader: Reader) -> Iterator[Source]:
     """Yield entries that are kept by hand."""
+    has_loader = any(reader.is_file(f"{base}/loader/loader.conf") for base in _BASES)
     for path in grub.entry_files(reader, _BASES):
-        if tools.find(reader.root, "grubby") and path.startswith("/boot/loader/"):
+        if reader.has("grubby") and path.startswith("/boot/loader/"):
             continue
         yield Source(
-            loader="systemd-boot",
+            loader=_INFO if has_loader else "entry of the boot loader",
             info=_INFO,
             files=reader.texts([path]),
             evaluate=text.evaluate(grub.ENTRY, variables=lambda: grub.environment(reader)),

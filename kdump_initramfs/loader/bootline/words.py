@@ -24,9 +24,9 @@ def names(words: Sequence[str]) -> frozenset[str]:
 
 def replaced(given: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     """Return the parameters with `words` in place of those of the same name, before what is for init."""
-    end = given.index(END) if END in given else len(given)
-    kept = [word for word in given[:end] if name(word) not in names(words)]
-    return (*kept, *words, *given[end:])
+    kept = without(given, names(words))
+    end = kept.index(END) if END in kept else len(kept)
+    return (*kept[:end], *words, *kept[end:])
 
 
 def without(given: Sequence[str], ignored: Collection[str]) -> tuple[str, ...]:
