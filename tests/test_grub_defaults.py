@@ -81,7 +81,7 @@ HOSTILE: dict[str, tuple[Mapping[str, str], str, str]] = {
         f'GRUB_CMDLINE_LINUX_DEFAULT=quiet; GRUB_CMDLINE_LINUX_DEFAULT="splash {WORD}"',
     ),
     "a quoted value inside": (
-        {GRUB: r'GRUB_CMDLINE_LINUX="dyndbg=\"file drivers/usb/* +p\" quiet"' "\n"},
+        {GRUB: 'GRUB_CMDLINE_LINUX="dyndbg=\\"file drivers/usb/* +p\\" quiet"\n'},
         GRUB,
         rf'GRUB_CMDLINE_LINUX="dyndbg=\"file drivers/usb/* +p\" quiet {WORD}"',
     ),

@@ -7,14 +7,14 @@ files, and evaluated again: one that loses a parameter is never shown.
 
 from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import kernel_config
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader.bootline import declared, grub, others, systemd
 from kdump_initramfs.loader.bootline import words as parameters
-from kdump_initramfs.loader.bootline.source import Change, Reader, Source, UnclearError, proved
+from kdump_initramfs.loader.bootline.source import Change, Reader, Source, UnclearError, proved, unclear
 
 # "What runs": the vendor GUID is that of systemd, and other loaders set it too (the boot loader interface).
 _LOADER_INFO = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -98,14 +98,29 @@ def _sources(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
     if not found and effect and not _loader_info(reader):
         found = list(declared.unknown_stub(reader, effect))
     info = _loader_info(reader)
-    has_image = "BOOT_IMAGE" in parameters.names(effect or ())
-    return sorted(found, key=lambda source: _rank(source, info, has_image=has_image))
+    found = [_possible(source, found, info, effect) for source in found]
+    return sorted(found, key=lambda source: not (source.is_first or _has_booted(source, info) or not info))
 
 
-def _rank(source: Source, info: str, *, has_image: bool) -> tuple[bool, bool]:
-    has_booted = bool(source.info) and info.startswith(source.info)
-    # GRUB, syslinux and LILO put BOOT_IMAGE= first, systemd-boot and the EFI stub do not.
-    return not (source.is_first or has_booted or not info), has_image and source.info == "systemd-boot"
+def _has_booted(source: Source, info: str) -> bool:
+    return bool(source.info) and info.startswith(source.info)
+
+
+def _possible(source: Source, every: Sequence[Source], info: str, effect: Sequence[str] | None) -> Source:
+    """Return the source, or one that says why it cannot be the one.
+
+    GRUB, syslinux and LILO put BOOT_IMAGE= before all, systemd-boot and the EFI stub do not; and what is left of
+    another loader may well give the same line.
+    """
+    if effect is None or _has_booted(source, info):
+        return source
+    has_image = "BOOT_IMAGE" in parameters.names(effect)
+    if info and not has_image and source.info == "GRUB":
+        return structs.replace(source, evaluate=unclear(f"{source.place} is of GRUB, and {info} has booted"))
+    is_menu = any(grub.DEFAULTS in each.files for each in every)
+    if has_image and is_menu and source.info == "systemd-boot":
+        return structs.replace(source, evaluate=unclear(f"{source.place} is not of GRUB, which has booted"))
+    return source
 
 
 def _loader_info(reader: Reader) -> str:

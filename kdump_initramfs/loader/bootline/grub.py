@@ -4,7 +4,8 @@ grub-mkconfig and grub.d/10_linux of GRUB 2.06 and of Debian's; grubby(8); blscf
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 
 from kdump_initramfs.host import fstab
 from kdump_initramfs.loader.bootline import shell, text, words
@@ -15,12 +16,13 @@ _DROP_INS = "/etc/default/grub.d"
 _ALL, _NORMAL = "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT"
 # Fedora's: grub-mkconfig leaves the lines of entries alone.
 _BLSCFG = "GRUB_ENABLE_BLSCFG"
-# grub.d/10_linux: root=, ro and rootflags= before the rest, Ubuntu's vt.handoff=, init= of Debian's second entries; and
-# what the loader puts before all.
-_ADDED = ("BOOT_IMAGE", "root", "ro", "rootflags", "vt.handoff", "init")
+# grub.d/10_linux: root=, ro (rw on Arch) and rootflags= before the rest, Ubuntu's vt.handoff= and what it tries first
+# without an initrd, init= of Debian's second entries; 20_linux_xen; and what the loader puts before all.
+_ADDED = ("BOOT_IMAGE", "root", "ro", "rw", "rootflags", "vt.handoff", "panic=-1", "init", "placeholder")
 # What an entry of the Boot Loader Specification does not hold, and the loader adds.
 BY_LOADER = ("BOOT_IMAGE", "initrd")
 ENTRY = text.Format(key=r"(options[ \t]+)", new="options ")
+_VARIABLE = re.compile(r"(?<!\S)\$(\w+)(?!\S)")
 _ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
 _LINUX = text.Format(key=r"(\s*linux(?:16|efi)?[ \t]+\S+[ \t]*)", is_entry=True, after=r"[ \t]*(?:[ \t]#.*)?")
 # GRUB before 2.0.
@@ -30,15 +32,20 @@ _LEGACY = text.Format(key=r"(\s*kernel[ \t]+\S+[ \t]*)", is_entry=True)
 def sources(reader: Reader) -> Iterator[Source]:
     configs = [path for path in _configs(reader) if reader.is_file(path)]
     is_made = True
+    set_there: dict[str, str] = {}
     for path in configs:
         menu = reader.text(path) or ""
+        set_there |= dict(re.findall(r'^\s*set (\w+)="([^"]*)"', menu, re.MULTILINE))
+        if re.search(r"^\s*blscfg\b", menu, re.MULTILINE):
+            is_made = False
+            yield from _unseen_entries(reader, path)
         if menu.strip() and not re.search(r"mkconfig|blscfg", menu):
             is_made = is_made and not re.search(_LINUX.key, menu, re.MULTILINE)
             yield from _by_hand(path, menu, _LINUX)
     yield from _legacy(reader)
     yield from _entries(reader)
     if is_made and (configs or reader.is_file(DEFAULTS)):
-        yield _mkconfig(reader, configs[0] if configs else "")
+        yield _mkconfig(reader, configs[0] if configs else "", {**environment(reader), **set_there})
 
 
 def _configs(reader: Reader) -> Iterator[str]:
@@ -50,7 +57,7 @@ def _configs(reader: Reader) -> Iterator[str]:
 # --- grub-mkconfig -----------------------------------------------------------------------------------------------
 
 
-def _mkconfig(reader: Reader, config: str) -> Source:
+def _mkconfig(reader: Reader, config: str, variables: Mapping[str, str]) -> Source:
     before = len(reader.unreadable)
     files = {DEFAULTS: reader.text(DEFAULTS) or "", **_drop_ins(reader)}
     failed = reader.unreadable[before:]
@@ -58,7 +65,7 @@ def _mkconfig(reader: Reader, config: str) -> Source:
         loader="GRUB",
         info="GRUB",
         files=files,
-        evaluate=unclear(failed[0]) if failed else _defaults(can_append=_shell_appends(reader)),
+        evaluate=unclear(failed[0]) if failed else _defaults(variables, can_append=_shell_appends(reader)),
         propose=shell.proposals((_NORMAL, _ALL)),
         command=_make_config(reader, config),
         added=_ADDED,
@@ -72,12 +79,15 @@ def _drop_ins(reader: Reader) -> dict[str, str]:
     return {} if script and "grub.d/*.cfg" not in script else reader.texts(reader.matching(_DROP_INS, ".cfg"))
 
 
-def _defaults(*, can_append: bool) -> Evaluate:
+def _defaults(variables: Mapping[str, str], *, can_append: bool) -> Evaluate:
+    """Return what gives the line; of variables of GRUB itself (tuned's $tuned_params) the menu has the values."""
+
     def given(files: Files) -> tuple[str, ...]:
         found = shell.values(files, (_ALL, _NORMAL, _BLSCFG), can_append=can_append)
         if found.get(_BLSCFG) == "true":
             raise UnclearError(f"{DEFAULTS}: {_BLSCFG}=true, so that the lines are in /boot/loader/entries")
-        return words.split(f"{found.get(_ALL, '')} {found.get(_NORMAL, '')}")
+        line = f"{found.get(_ALL, '')} {found.get(_NORMAL, '')}"
+        return words.split(_VARIABLE.sub(lambda match: variables.get(match[1], match[0]), line))
 
     return given
 
@@ -116,10 +126,23 @@ def _entries(reader: Reader) -> Iterator[Source]:
         )
 
 
+def _unseen_entries(reader: Reader, path: str) -> Iterator[Source]:
+    """Yield what says that a menu is made of entries, and that there are none to be read."""
+    if not entry_files(reader, ("/boot", "/efi", "/boot/efi")):
+        reason = f"{path} takes the lines of /boot/loader/entries, where nothing can be read"
+        yield Source(loader="GRUB", info="GRUB", files={}, evaluate=unclear(reason))
+
+
 def _grubby(wanted: Sequence[str], given: Sequence[str]) -> str:
     old = sorted({word.partition("=")[0] for word in given if words.name(word) in words.names(wanted)})
-    remove = f' --remove-args="{" ".join(old)}"' if old else ""
-    return f'grubby --update-kernel=ALL{remove} --args="{" ".join(wanted)}"'
+    remove = f" --remove-args={quoted(old)}" if old else ""
+    return f"grubby --update-kernel=ALL{remove} --args={quoted(wanted)}"
+
+
+def quoted(found: Sequence[str]) -> str:
+    """Return parameters as one word of a shell."""
+    line = " ".join(found)
+    return f'"{line}"' if re.fullmatch(r"[\w@%+=:,./ -]*", line, re.ASCII) else shlex.quote(line)
 
 
 def entry_files(reader: Reader, bases: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from kdump_initramfs.loader.bootline import shell, text, words
+from kdump_initramfs.loader.bootline import shell, systemd, text, words
 from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, UnclearError
 
 _EXTLINUX = text.Format(key=r"(\s*(?:append|APPEND)[ \t]+)", entry=r"\s*(?:label|LABEL)[ \t]+(\S+)")
@@ -78,7 +78,7 @@ MENUS = (
 
 def sources(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     yield from _generated(reader)
-    yield from _limine(reader)
+    yield from _limine(reader, effect)
     yield from _raspberry(reader)
     for menu in MENUS:
         yield from _menu(reader, menu)
@@ -217,7 +217,7 @@ def _boards(reader: Reader) -> Iterator[Source]:
 # --- Limine ------------------------------------------------------------------------------------------------------
 
 
-def _limine(reader: Reader) -> Iterator[Source]:
+def _limine(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     """Yield what limine-entry-tool makes entries of (CachyOS, Omarchy): the last file that sets the line, and +=."""
     command = next((name for name in ("limine-update", "limine-mkinitcpio") if reader.has(name)), "")
     paths = (
@@ -227,13 +227,21 @@ def _limine(reader: Reader) -> Iterator[Source]:
         "/etc/default/limine",
     )
     files = reader.texts(paths)
-    if command and text.slots(files, _LIMINE_TOOL):
+    if not command:
+        return
+    running = words.without(effect or (), ("BOOT_IMAGE", "initrd"))
+    is_set = bool(text.slots(files, _LIMINE_TOOL))
+    if not is_set:
+        # The tool takes one of these then.
+        yield from systemd.cmdline(reader, None, systemd.Maker(loader="Limine", command=command, tool=command))
+    if is_set or (running and not any('"' in word for word in running)):
+        new = text.filling(running, written='KERNEL_CMDLINE[default]="{}"', file="/etc/default/limine")
         yield Source(
             loader="Limine",
             info="Limine",
             files=files,
-            evaluate=_limine_default,
-            propose=text.proposals(_LIMINE_TOOL),
+            evaluate=lambda files: _limine_default(files) or (() if is_set else running),
+            propose=text.proposals(_LIMINE_TOOL) if is_set else new,
             command=command,
             added=("BOOT_IMAGE", "initrd"),
         )

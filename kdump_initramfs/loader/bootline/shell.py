@@ -18,6 +18,8 @@ _OPENS = re.compile(r"(?:if|for|while|until|case|select|function|\{|\()(?=[\s(]|
 _CLOSES = re.compile(r"(?:fi|done|esac|\}|\))(?=[\s;&|#]|$)")
 _READS_MORE = re.compile(r"(?:^|[;&|(]\s*)(?:\.|source|eval|read|unset|exit|return|exec)(?=\s|$)")
 _PARAMETER = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::?-([^{}$`\"'\\]*))?\})")
+# ${NAME:+$NAME }, by which tuned and others append to what may be empty.
+_ALTERNATIVE = re.compile(r"\$\{([A-Za-z_]\w*):\+((?:[^{}$`\"'\\]|\$[A-Za-z_]\w*)*)\}")
 _BLANK = " \t\n"
 _ENDS_WORD = " \t\n;&|<>()"
 
@@ -166,7 +168,7 @@ class _Scanner:
 
     def _expansion(self) -> Piece:
         begin = self.at
-        match = _PARAMETER.match(self.text, self.at)
+        match = _PARAMETER.match(self.text, self.at) or _ALTERNATIVE.match(self.text, self.at)
         if match:
             self.at = match.end()
         elif self.text[self.at] == "`":
@@ -230,16 +232,19 @@ def values(files: Files, targets: Collection[str], *, can_append: bool) -> dict[
 
 def _expand(pieces: Sequence[Piece], known: Mapping[str, str | None]) -> str | None:
     """Return the value, or None where it cannot be told."""
-    done: list[str] = []
-    for piece in pieces:
-        match = _PARAMETER.fullmatch(piece.text) if piece.is_code else None
-        if piece.is_code and match is None:
-            return None
-        value = piece.text if match is None else known.get(match[1] or match[2], "") or match[3]
-        if match and known.get(match[1] or match[2], "") is None:
-            return None
-        done.append(value or "")
-    return "".join(done)
+    found = [_value(piece.text, known) if piece.is_code else piece.text for piece in pieces]
+    return None if None in found else "".join(value or "" for value in found)
+
+
+def _value(code: str, known: Mapping[str, str | None]) -> str | None:
+    if match := _PARAMETER.fullmatch(code):
+        value = known.get(match[1] or match[2], "")
+        return value if value is None else value or match[3] or ""
+    if match := _ALTERNATIVE.fullmatch(code):
+        value = known.get(match[1], "")
+        inner = [_value(each, known) if each.startswith("$") else each for each in re.split(r"(\$\w+)", match[2])]
+        return value if not value else None if None in inner else "".join(each or "" for each in inner)
+    return None
 
 
 # --- edits -------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def makers(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     """Yield what tools of a distribution make, which are there only where they are used."""
     for maker in MAKERS:
         if reader.has(maker.tool) and (not maker.file or reader.is_file(maker.file)):
-            yield from _cmdline(reader, effect, maker)
+            yield from cmdline(reader, effect, maker)
 
 
 def _is_used(reader: Reader) -> bool:
@@ -101,7 +101,7 @@ def unified(reader: Reader) -> list[str]:
 
 def _kernel_install(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     maker = Maker(loader="systemd-boot", command=_install(reader), tool="kernel-install")
-    yield from _cmdline(reader, effect, maker)
+    yield from cmdline(reader, effect, maker)
 
 
 def _install(reader: Reader) -> str:
@@ -112,7 +112,7 @@ def _install(reader: Reader) -> str:
     return f"kernel-install add $(uname -r) {image}"
 
 
-def _cmdline(reader: Reader, effect: Sequence[str] | None, maker: Maker) -> Iterator[Source]:
+def cmdline(reader: Reader, effect: Sequence[str] | None, maker: Maker) -> Iterator[Source]:
     """Yield /etc/kernel/cmdline; where it is not there, what is written to it must be the whole line.
 
     The tools take the one of the distribution then, or the line of the running kernel: a file with one parameter alone
@@ -191,7 +191,7 @@ def _mkinitcpio(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source
             added=_ADDED,
         )
     if not any(found):
-        yield from _cmdline(reader, effect, Maker(loader="mkinitcpio", command="mkinitcpio -P", tool="mkinitcpio"))
+        yield from cmdline(reader, effect, Maker(loader="mkinitcpio", command="mkinitcpio -P", tool="mkinitcpio"))
 
 
 def _dracut(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
@@ -238,8 +238,8 @@ def _kernelstub(reader: Reader) -> Iterator[Source]:
 
 def _stub_command(wanted: Sequence[str], given: Sequence[str]) -> str:
     old = [word for word in given if words.name(word) in words.names(wanted)]
-    delete = f'kernelstub --delete-options "{" ".join(old)}" && ' if old else ""
-    return f'{delete}kernelstub --add-options "{" ".join(wanted)}"'
+    delete = f"kernelstub --delete-options {grub.quoted(old)} && " if old else ""
+    return f"{delete}kernelstub --add-options {grub.quoted(wanted)}"
 
 
 def _clear(reader: Reader) -> Iterator[Source]:

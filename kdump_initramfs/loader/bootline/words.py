@@ -30,7 +30,8 @@ def replaced(given: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
 
 
 def without(given: Sequence[str], ignored: Collection[str]) -> tuple[str, ...]:
-    return tuple(word for word in given if name(word) not in ignored)
+    """Return the parameters but those that are named, by their name or as a whole."""
+    return tuple(word for word in given if name(word) not in ignored and word not in ignored)
 
 
 def is_same(one: Sequence[str], other: Sequence[str]) -> bool:
