@@ -1,6 +1,7 @@
 """Which source explains the command line in effect, and that its edit loses nothing: machines of distributions."""
 
 import os
+import re
 import struct
 import subprocess
 import uuid
@@ -11,6 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import bootloader
@@ -19,6 +22,15 @@ from tests.boot_cases import CASES, CMDLINE, KERNEL, OSRELEASE, PRESET, UNIFIED,
 
 VARIABLES = "/sys/firmware/efi/efivars"
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+LOADER_INFO = f"{VARIABLES}/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+
+def utf16(text: str) -> bytes:
+    return f"{text}\0".encode("utf-16-le")
+
+
+def loader_info(text: str) -> bytes:
+    return b"\6\0\0\0" + utf16(text)
 
 
 def apply(root: Root, edit: bootloader.Edit) -> None:
@@ -54,11 +66,11 @@ def test_the_tool_gives_all_that_is_in_effect_and_the_word(name: str, sysroot: C
     edit = bootloader.edit(root, WORD)
     apply(root, edit)
     assert case.tool
-    given = without_loaders(case.tool(Path(root.directory)))
+    left = without_loaders(case.tool(Path(root.directory)))
     # sdbootutil sets root= and the subvolume itself.
     ignored = {"root", "rootflags"} if case.loader == "sdbootutil" else set()
     expected = words.replaced(without_loaders(case.cmdline), (WORD,))
-    assert sorted(words.without(given, ignored)) == sorted(words.without(expected, ignored))
+    assert sorted(words.without(left, ignored)) == sorted(words.without(expected, ignored))
     # After it the machine needs no other edit, and the next one is none.
     again = bootloader.edit(root, WORD)
     assert (again.file, again.line, again.pending) == (edit.file, edit.line, (WORD,))
@@ -108,6 +120,26 @@ UNEXPLAINED: dict[str, tuple[Mapping[str, Any], str, str]] = {
         {"/etc/default/grub": "GRUB_CMDLINE_LINUX=quiet\nGRUB_ENABLE_BLSCFG=true\n"},
         "BOOT_IMAGE=/x root=UUID=1 ro quiet",
         "GRUB_ENABLE_BLSCFG=true, so that the lines are in /boot/loader/entries",
+    ),
+    "an image that the distribution has signed": (
+        {**OSRELEASE, **UNIFIED, "/lib/modules/6.12.9/vmlinuz-virt.efi": "", "/usr/bin/kernel-install": ""},
+        "console=tty0 console=ttyS0",
+        "/lib/modules/6.12.9/vmlinuz-virt.efi brings its command line along",
+    ),
+    "rEFInd that has started GRUB": (
+        {"/boot/efi/EFI/refind/": "", "/etc/default/grub": "GRUB_CMDLINE_LINUX=old\n"},
+        "BOOT_IMAGE=/x root=UUID=1 ro quiet",
+        "/etc/default/grub does not give quiet, gives old",
+    ),
+    "what is left of rEFInd": (
+        {"/boot/efi/EFI/refind/": "", LOADER_INFO: loader_info("Limine 9.3.0")},
+        "root=UUID=1 rw",
+        "rEFInd is here, but Limine 9.3.0 has booted",
+    ),
+    "kernel-install that makes nothing": (
+        {"/boot/loader/loader.conf": "", "/usr/bin/kernel-install": "", LOADER_INFO: loader_info("rEFInd 0.14")},
+        "root=UUID=1 rw",
+        "systemd-boot is here, but rEFInd 0.14 has booted",
     ),
     "an entry with a variable that nobody sets": (
         {"/boot/loader/loader.conf": "", "/boot/loader/entries/a.conf": "options root=UUID=1 x$y\n"},
@@ -179,10 +211,6 @@ def test_what_may_not_be_read_is_named_and_nothing_is_made_of_it(closed: str, fi
 # --- entries of the firmware --------------------------------------------------------------------------------------
 
 
-def utf16(text: str) -> bytes:
-    return f"{text}\0".encode("utf-16-le")
-
-
 def node(kind: int, subtype: int, content: bytes) -> bytes:
     return struct.pack("<BBH", kind, subtype, 4 + len(content)) + content
 
@@ -215,8 +243,8 @@ def test_entry_of_the_firmware_is_made_anew_with_all_that_it_had(sysroot: Callab
     edit = bootloader.edit(sysroot({**firmware(line), CMDLINE: f"{line}\n"}), WORD)
     assert (edit.loader, edit.pending) == ("EFI stub", ("crashkernel=1G",))
     echoed = edit.command.replace("efibootmgr ", "printf '%s\\n' ")
-    given = subprocess.run(["sh", "-c", echoed], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert given == [
+    words_given = subprocess.run(["sh", "-c", echoed], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words_given == [
         "--create",
         "--disk",
         "/dev/nvme0n1",
@@ -256,15 +284,13 @@ def test_two_sources_that_both_explain_the_one_of_the_loader_counts(sysroot: Cal
         KERNEL: "root=UUID=1 ro quiet\n",
     }
     assert bootloader.edit(sysroot({**files, CMDLINE: "BOOT_IMAGE=/x root=UUID=1 ro quiet"}), WORD).loader == "GRUB"
-    info = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-    booted = {info: b"\6\0\0\0" + utf16("systemd-boot 257"), CMDLINE: "initrd=\\x root=UUID=1 ro quiet"}
+    booted = {LOADER_INFO: loader_info("systemd-boot 257"), CMDLINE: "initrd=\\x root=UUID=1 ro quiet"}
     assert bootloader.edit(sysroot({**files, **booted}), WORD).loader == "systemd-boot"
 
 
 def test_a_loader_that_says_its_name_is_not_grub(sysroot: Callable[..., Root]) -> None:
     """What is left of an earlier loader may give the same line; an edit of it would have no effect."""
-    info = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-    files = {"/etc/default/grub": "GRUB_CMDLINE_LINUX=quiet\n", info: b"\6\0\0\0" + utf16("systemd-boot 257")}
+    files = {"/etc/default/grub": "GRUB_CMDLINE_LINUX=quiet\n", LOADER_INFO: loader_info("systemd-boot 257")}
     edit = bootloader.edit(sysroot({**files, CMDLINE: "initrd=\\x root=UUID=1 ro quiet\n"}), WORD)
     assert (edit.file, edit.command) == ("", "")
     assert "/etc/default/grub is of GRUB, and systemd-boot 257 has booted" in str(edit)
@@ -279,3 +305,75 @@ def test_a_file_for_kernel_install_is_not_what_grub_makes_its_menu_of(sysroot: C
     )
     assert (edit.file, edit.command) == ("", "")
     assert "/etc/default/grub does not give quiet, gives old" in str(edit)
+
+
+# --- a property: whatever the parameters are ----------------------------------------------------------------------
+
+PARAMETERS = (
+    "quiet",
+    "root=UUID=1",
+    'dyndbg="file a +p; file b +p"',
+    "x='a b'",
+    "console=tty0",
+    "console=ttyS0,115200n8",
+    "back\\slash",
+    "crashkernel=1G,high",
+    "crashkernel=64M@16M",
+    "i2c-x.y=1",
+    "--",
+)
+
+
+def doubled(line: str) -> str:
+    return line.replace('"', '""')
+
+
+def escaped(line: str) -> str:
+    return line.replace('"', '\\"')
+
+
+def same(line: str) -> str:
+    return line
+
+
+# A file, how a line is written in it, and how its tool reads that: what the group of a pattern holds, put back.
+FORMATS = {
+    "whole": (KERNEL, {"/boot/loader/loader.conf": ""}, "{}\n", r"^(.*)$", same, '"'),
+    "entry": (
+        "/boot/loader/entries/a.conf",
+        {"/boot/loader/loader.conf": ""},
+        "title a\noptions\t{}\r\n",
+        None,
+        same,
+        "",
+    ),
+    "refind": ("/boot/refind_linux.conf", {}, '"a b" "{}" # "c"\n', r'^"a b" "((?:[^"]|"")*)"', doubled, '""'),
+    "lilo": ("/etc/lilo.conf", {}, 'append = "{}"\n', r'^append = "((?:[^"\\]|\\.)*)"$', escaped, '\\"'),
+    "zipl": ("/etc/zipl.conf", {}, "[a]\nparameters={}\n", r"^parameters=(.*)$", same, ""),
+    "limine": ("/boot/limine.conf", {}, "/a\n    cmdline: {}\n", r"cmdline: (.*)$", same, ""),
+    "extlinux": ("/boot/extlinux.conf", {}, "label a\n  append {}", r"append (.*)$", same, ""),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.lists(st.sampled_from(PARAMETERS), min_size=1, max_size=5).map(" ".join))
+def test_no_edit_of_a_file_loses_a_parameter(name: str, line: str) -> None:
+    path, files, written, pattern, write, mark = FORMATS[name]
+    if write is escaped:
+        # An escape that is no quote is not for the kernel.
+        line = line.replace("\\", "/")
+    before = words.split(line)
+    with TemporaryDirectory() as directory:
+        for each, content in {**files, path: written.format(write(line)), CMDLINE: line}.items():
+            place = Path(directory, each[1:])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content, newline="")
+        root = Root(directory)
+        edit = bootloader.edit(root, WORD)
+        assert edit.file == path, str(edit)
+        apply(root, edit)
+        match = re.search(pattern or r"^options\t(.*)$", Path(directory, path[1:]).read_text(), re.MULTILINE)
+        assert match
+        given_now = match[1].replace(mark, '"') if mark else match[1]
+        assert words.is_same(words.split(given_now), words.replaced(before, (WORD,))), str(edit)

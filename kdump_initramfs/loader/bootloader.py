@@ -115,6 +115,8 @@ def _possible(source: Source, every: Sequence[Source], info: str, effect: Sequen
     if effect is None or _has_booted(source, info):
         return source
     has_image = "BOOT_IMAGE" in parameters.names(effect)
+    if source.is_running and info:
+        return structs.replace(source, evaluate=unclear(f"{source.loader} is here, but {info} has booted"))
     if info and not has_image and source.info == "GRUB":
         return structs.replace(source, evaluate=unclear(f"{source.place} is of GRUB, and {info} has booted"))
     is_menu = any(grub.DEFAULTS in each.files for each in every)

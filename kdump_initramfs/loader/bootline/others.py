@@ -104,7 +104,9 @@ def _menu(reader: Reader, menu: Menu) -> Iterator[Source]:
 def _refind_without_file(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     """Yield the file that rEFInd looks for beside the kernel, with the whole line that is in effect."""
     path = "/boot/refind_linux.conf"
-    running = words.without(effect or (), ("BOOT_IMAGE", "initrd"))
+    # It starts GRUB too, which is what has booted then.
+    is_kernel = "BOOT_IMAGE" not in words.names(effect or ())
+    running = words.without(effect or (), ("initrd",)) if is_kernel else ()
     is_there = any(reader.is_dir(directory) for directory in _REFIND_PLACES[:3])
     if not running or not is_there or reader.is_file(path) or any('"' in word for word in running):
         return
@@ -113,6 +115,7 @@ def _refind_without_file(reader: Reader, effect: Sequence[str] | None) -> Iterat
         loader="rEFInd",
         info="rEFInd",
         files={path: ""},
+        is_running=True,
         evaluate=lambda files: given(files) or running,
         propose=text.filling(running, written='"Boot with standard options" "{}"'),
         added=("BOOT_IMAGE", "initrd"),

@@ -83,6 +83,8 @@ class Source(Struct, frozen=True, kw_only=True):
     advise: Callable[[Sequence[str]], str] | None = None
     # Names of parameters that the loader or its tool adds by itself, whatever the files say.
     added: Collection[str] = ()
+    # It gives the line in effect because its tool takes that where nothing is set: no evidence that it is in use.
+    is_running: bool = False
     # A firmware, or a script that is no configuration, adds what it likes.
     adds_more: bool = False
 

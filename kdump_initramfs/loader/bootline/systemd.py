@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.loader.bootline import grub, shell, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source
+from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, unclear
 
 CMDLINE = "/etc/kernel/cmdline"
 # The one of the distribution, which that of the administrator replaces.
@@ -62,7 +62,11 @@ def sources(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
         yield source
     yield from _kernelstub(reader)
     yield from _clear(reader)
-    if _is_used(reader):
+    shipped = _shipped_images(reader)
+    if shipped:
+        reason = f"{shipped[0]} brings its command line along, which is signed with it; an addon for it can hold more"
+        yield Source(loader="unified kernel image", info=_INFO, files={}, evaluate=unclear(reason))
+    elif _is_used(reader):
         # What other tools make is not replaced by a file for this one.
         yield from _kernel_install(reader, None if is_unified else effect)
     yield from _entries(reader)
@@ -90,6 +94,12 @@ def _is_made(reader: Reader, path: str) -> bool:
     machine = reader.word("/etc/machine-id")
     token = reader.word("/etc/kernel/entry-token") or machine
     return "loaderentry" in entry or bool(token and path.rpartition("/")[2].startswith(f"{token}-"))
+
+
+def _shipped_images(reader: Reader) -> list[str]:
+    """Return unified images that the distribution has built (kernel-uki-virt): kernel-install only copies them."""
+    release = reader.word("/proc/sys/kernel/osrelease")
+    return list(reader.matching(f"/lib/modules/{release}", ".efi")) if release and unified(reader) else []
 
 
 def unified(reader: Reader) -> list[str]:
@@ -136,6 +146,7 @@ def _whole(maker: Maker, info: str, files: Files, now: Sequence[str] = ()) -> So
     return Source(
         loader=maker.loader,
         is_first=maker in MAKERS,
+        is_running=bool(now) and maker.tool == "kernel-install",
         info=info,
         files=files,
         evaluate=_or(now),
@@ -200,7 +211,8 @@ def _dracut(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     drop_ins = {path.rpartition("/")[2]: path for each in directories for path in reader.matching(each, ".conf")}
     files = reader.texts([first, *(drop_ins[name] for name in sorted(drop_ins))])
     is_set = any("kernel_cmdline" in content for content in files.values())
-    running = () if is_set else words.without(effect or (), ("BOOT_IMAGE", "initrd"))
+    is_image = "BOOT_IMAGE" not in words.names(effect or ())
+    running = words.without(effect or (), ("initrd",)) if is_image and not is_set else ()
     if not is_set and not (running and any(_MAKES_UKI.search(content) for content in files.values())):
         return
     new = text.filling(running, written='kernel_cmdline="{}"', file="/etc/dracut.conf.d/kernel-cmdline.conf")

@@ -45,7 +45,7 @@ class Format(Struct, frozen=True, kw_only=True):
     entry: str = ""
     # Each line with parameters is an entry of its own.
     is_entry: bool = False
-    # The mark around parameters that are added first, and how it is written inside of itself.
+    # The mark that may be around parameters (or a single quote), and how it is written inside of itself.
     mark: str = ""
     escaped: str = ""
     # What may follow parameters that are not in quotes.
@@ -95,7 +95,7 @@ def _slot(form: Format, file: str, line: str, start: int, number: int, entry: st
         before=line[:start],
         value=value,
         after=after.rstrip("\r"),
-        mark=mark or ("" if '"' in value else form.mark),
+        mark=mark,
         escaped=form.escaped if mark != "'" else "",
         entry=entry,
     )
