@@ -208,6 +208,6 @@ def _disk(reader: Reader, partuuid: str) -> str:
     link = f"/dev/disk/by-partuuid/{partuuid}"
     if not partuuid or not reader.root.exists(link):
         return "DISK"
-    name = reader.root.resolve(link).rpartition("/")[2]
-    place = reader.root.resolve(f"/sys/class/block/{name}")
+    name = reader.resolve(link).rpartition("/")[2]
+    place = reader.resolve(f"/sys/class/block/{name}")
     return f"/dev/{place.split('/')[-2]}" if reader.is_file(f"{place}/partition") else "DISK"

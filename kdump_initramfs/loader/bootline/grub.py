@@ -93,9 +93,8 @@ def _defaults(variables: Mapping[str, str], *, can_append: bool) -> Evaluate:
 
 
 def _shell_appends(reader: Reader) -> bool:
-    """Tell whether /bin/sh is a shell that knows +=, as bash does and dash and busybox do not."""
-    shell_path = reader.root.resolve("/bin/sh")
-    return shell_path.rpartition("/")[2] in ("bash", "zsh", "ksh", "mksh")
+    """Tell whether /bin/sh may be a shell that knows +=, as bash does; dash and busybox do not."""
+    return reader.resolve("/bin/sh").rpartition("/")[2] not in ("dash", "busybox", "ash", "yash", "posh")
 
 
 def _make_config(reader: Reader, config: str) -> str:

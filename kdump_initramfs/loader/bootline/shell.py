@@ -271,7 +271,7 @@ def proposals(targets: Sequence[str], *, keep: str = "") -> Propose:
             yield (change, *others)
         yield from _new_line(files, wanted, targets, last[0].name if last else "", keep)
         if last:
-            name, words_first = targets[-1], _escaped(" ".join(wanted))
+            name, words_first = targets[-1], escaped(" ".join(wanted))
             first = Change(file=[*files][-1], line=f'{name}="{words_first} ${name}"')
             yield (first, *(_change(files, found, each, wanted, add=False) for each in held))
 
@@ -283,10 +283,10 @@ def _new_line(
 ) -> Iterator[tuple[Change, ...]]:
     """Yield a line at the end: one that appends to a variable, or sets the one that nothing sets."""
     if name:
-        yield (Change(file=[*files][-1], line=f'{name}="${name} {_escaped(" ".join(wanted))}"'),)
+        yield (Change(file=[*files][-1], line=f'{name}="${name} {escaped(" ".join(wanted))}"'),)
     elif files:
         value = " ".join(words.replaced(words.split(keep), wanted))
-        yield (Change(file=next(iter(files)), line=f'{targets[-1]}="{_escaped(value)}"'),)
+        yield (Change(file=next(iter(files)), line=f'{targets[-1]}="{escaped(value)}"'),)
 
 
 def _used(every: Sequence[Assignment], targets: Sequence[str]) -> set[str]:
@@ -329,11 +329,12 @@ def _edited(place: Assignment, raw: str, wanted: Sequence[str], *, add: bool) ->
     pieces = [piece for number, word in enumerate(text) for piece in ((Piece(" "),) if number else ()) + tuple(word)]
     if raw.strip("\r").startswith("'") and not any(piece.is_code or "'" in piece.text for piece in pieces):
         return f"'{before}{''.join(piece.text for piece in pieces)}{after}'"
-    written = "".join(piece.text if piece.is_code else _escaped(piece.text) for piece in pieces)
+    written = "".join(piece.text if piece.is_code else escaped(piece.text) for piece in pieces)
     return f'"{before}{written}{after}"'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text as it is written between double quotes."""
     return re.sub(r'([\\"$`])', r"\\\1", text)
 
 

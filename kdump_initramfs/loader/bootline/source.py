@@ -113,6 +113,9 @@ class Reader:
     def is_dir(self, path: str) -> bool:
         return bool(self._noted(lambda: self.root.is_dir(path)))
 
+    def resolve(self, path: str) -> str:
+        return self._noted(lambda: self.root.resolve(path)) or path
+
     def has(self, tool: str) -> bool:
         return bool(tools.find(self.root, tool))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.loader.bootline import grub, shell, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, unclear
+from kdump_initramfs.loader.bootline.source import Evaluate, Files, Propose, Reader, Source, unclear
 
 CMDLINE = "/etc/kernel/cmdline"
 # The one of the distribution, which that of the administrator replaces.
@@ -20,8 +20,15 @@ _BASES = ("/boot", "/efi", "/boot/efi")
 _ADDED = (*grub.BY_LOADER, "systemd.machine_id")
 _INFO = "systemd-boot"
 _DRACUT = ("/etc/dracut.conf", "/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf.d")
+# How the names of kernel-install's entries begin unless there is a token, and what is in them.
+_MACHINE = r"[0-9a-f]{32}-"
+_MADE = r"^#.*loaderentry|^linux[ \t]+/[^/\s]+/[^/\s]+/linux[ \t]*$"
 _DRACUT_CMDLINE = "kernel_cmdline"
+_SETS_CMDLINE = re.compile(rf"^[ \t]*{_DRACUT_CMDLINE}\+?=", re.MULTILINE)
 _MAKES_UKI = re.compile(r"^[ \t]*uefi=[\"']?yes", re.MULTILINE)
+# Of mkinitcpio: what makes a unified image, in a preset.
+_PRESET = r"^[ \t]*\w+_(?:uki|efi_image)=|^[ \t]*\w+_options=.*(?:--uki|-U )"
+_DROP_INS = "/etc/cmdline.d"
 _UKI = text.Format(key=r"(Cmdline[ \t]*=[ \t]*)(?!@)")
 
 
@@ -90,10 +97,10 @@ def _is_used(reader: Reader) -> bool:
 
 def _is_made(reader: Reader, path: str) -> bool:
     """Tell whether an entry is one of kernel-install: it says so, or is named by a machine and a release."""
-    entry = reader.text(path) or ""
-    machine = reader.word("/etc/machine-id")
-    token = reader.word("/etc/kernel/entry-token") or machine
-    return "loaderentry" in entry or bool(token and path.rpartition("/")[2].startswith(f"{token}-"))
+    entry, name = reader.text(path) or "", path.rpartition("/")[2]
+    token = reader.word("/etc/kernel/entry-token") or reader.word("/etc/machine-id")
+    is_named = bool(token) and name.startswith(f"{token}-")
+    return is_named or bool(re.match(_MACHINE, name) or re.search(_MADE, entry, re.MULTILINE))
 
 
 def _shipped_images(reader: Reader) -> list[str]:
@@ -185,12 +192,13 @@ def _unified(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
 
 def _presets(reader: Reader) -> bool:
     presets = reader.texts(reader.matching("/etc/mkinitcpio.d", ".preset"))
-    return any(re.search(r"^[ \t]*\w+_(?:uki|efi_image)=", preset, re.MULTILINE) for preset in presets.values())
+    is_preset = any(re.search(_PRESET, preset, re.MULTILINE) for preset in presets.values())
+    return is_preset or bool(reader.has("mkinitcpio") and unified(reader) and reader.is_dir(_DROP_INS))
 
 
 def _mkinitcpio(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     """Yield what mkinitcpio takes: /etc/kernel/cmdline, or all of /etc/cmdline.d, without lines that are comments."""
-    found = [reader.texts(paths) for paths in ((CMDLINE,), reader.matching("/etc/cmdline.d", ".conf"))]
+    found = [reader.texts(paths) for paths in ((CMDLINE,), reader.matching(_DROP_INS, ".conf"))]
     for files in filter(None, found):
         yield Source(
             loader="mkinitcpio",
@@ -210,18 +218,28 @@ def _dracut(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     first, *directories = _DRACUT
     drop_ins = {path.rpartition("/")[2]: path for each in directories for path in reader.matching(each, ".conf")}
     files = reader.texts([first, *(drop_ins[name] for name in sorted(drop_ins))])
-    is_set = any("kernel_cmdline" in content for content in files.values())
-    is_image = "BOOT_IMAGE" not in words.names(effect or ())
-    running = words.without(effect or (), ("initrd",)) if is_image and not is_set else ()
-    if not is_set and not (running and any(_MAKES_UKI.search(content) for content in files.values())):
+    if any(_SETS_CMDLINE.search(content) for content in files.values()):
+        yield _dracut_source(files, _dracut_cmdline, shell.proposals((_DRACUT_CMDLINE,)))
         return
-    new = text.filling(running, written='kernel_cmdline="{}"', file="/etc/dracut.conf.d/kernel-cmdline.conf")
-    yield Source(
+    installed = reader.texts(reader.matching(_DROP_INS, ".conf"))
+    if installed and unified(reader) and not _presets(reader):
+        # What install_items takes along is the line of the image.
+        yield _dracut_source(installed, text.evaluate(text.WHOLE), text.proposals(text.WHOLE))
+        return
+    running = words.without(effect or (), ("initrd",))
+    if running and "BOOT_IMAGE" not in words.names(running) and any(map(_MAKES_UKI.search, files.values())):
+        place = "/etc/dracut.conf.d/kernel-cmdline.conf"
+        new = text.filling(running, written='kernel_cmdline="{}"', write=shell.escaped, file=place)
+        yield _dracut_source(files, lambda files: _dracut_cmdline(files) or running, new)
+
+
+def _dracut_source(files: Files, evaluate: Evaluate, propose: Propose) -> Source:
+    return Source(
         loader="dracut",
         info=_INFO,
         files=files,
-        evaluate=lambda files: _dracut_cmdline(files) or running,
-        propose=shell.proposals((_DRACUT_CMDLINE,)) if is_set else new,
+        evaluate=evaluate,
+        propose=propose,
         command="dracut --force --regenerate-all",
         added=_ADDED,
     )

@@ -146,11 +146,11 @@ def proposals(form: Format, entry: str = "") -> Propose:
     return propose
 
 
-def filling(now: Sequence[str], written: str = "{}", file: str = "") -> Propose:
+def filling(now: Sequence[str], written: str = "{}", file: str = "", write: Callable[[str], str] = str) -> Propose:
     """Return what proposes a file that is not there yet: it must hold all that is given without it."""
 
     def propose(files: Files, wanted: Sequence[str]) -> Iterator[tuple[Change, ...]]:
-        line = written.format(" ".join(words.replaced(now, wanted)))
+        line = written.format(write(" ".join(words.replaced(now, wanted))))
         yield (Change(file=file or next(iter(files)), line=line),)
 
     return propose
