@@ -288,6 +288,31 @@ def test_two_sources_that_both_explain_the_one_of_the_loader_counts(sysroot: Cal
     assert bootloader.edit(sysroot({**files, **booted}), WORD).loader == "systemd-boot"
 
 
+def test_of_entries_that_are_alike_the_one_that_booted_counts(sysroot: Callable[..., Root]) -> None:
+    files = {
+        "/boot/loader/loader.conf": "",
+        "/boot/loader/entries/a.conf": "options root=UUID=1 rw\n",
+        "/boot/loader/entries/b.conf": "version 6.12.9\noptions root=UUID=1 rw\n",
+        "/boot/loader/entries/c.conf": "options root=UUID=1 rw\n",
+        CMDLINE: "initrd=\\x root=UUID=1 rw\n",
+    }
+    assert bootloader.edit(sysroot(files), WORD).file == "/boot/loader/entries/a.conf"
+    assert bootloader.edit(sysroot({**files, **OSRELEASE}), WORD).file == "/boot/loader/entries/b.conf"
+    selected = {LOADER_INFO.replace("LoaderInfo", "LoaderEntrySelected"): loader_info("c.conf")}
+    assert bootloader.edit(sysroot({**files, **selected}), WORD).file == "/boot/loader/entries/c.conf"
+
+
+def test_the_words_say_where_a_line_goes(sysroot: Callable[..., Root]) -> None:
+    files = {"/usr/bin/sdbootutil": "", CMDLINE: "root=UUID=1 rw\n"}
+    assert str(bootloader.edit(sysroot(files), WORD)) == (
+        f"sdbootutil: make {KERNEL}, with the line: root=UUID=1 rw {WORD}; "
+        "then run: sdbootutil update-all-entries; then reboot"
+    )
+    assert f"in {KERNEL}, make the line: root=UUID=1 rw {WORD}; " in str(
+        bootloader.edit(sysroot({**files, KERNEL: "root=UUID=1 rw\n"}), WORD)
+    )
+
+
 def test_a_loader_that_says_its_name_is_not_grub(sysroot: Callable[..., Root]) -> None:
     """What is left of an earlier loader may give the same line; an edit of it would have no effect."""
     files = {"/etc/default/grub": "GRUB_CMDLINE_LINUX=quiet\n", LOADER_INFO: loader_info("systemd-boot 257")}

@@ -19,7 +19,7 @@ from kdump_initramfs.loader.bootline.source import Reader, Source, unclear
 def exclusive(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
     """Return the sources of a system that makes all else anew: an edit of what it has made would have no effect."""
     names = words.names(effect or ())
-    if "ostree" in names or reader.root.exists("/run/ostree-booted"):
+    if "ostree" in names or reader.exists("/run/ostree-booted"):
         return list(_ostree(reader)) or [_unseen("ostree", "/boot/loader/entries")]
     if reader.is_file("/etc/NIXOS"):
         return [_nixos(reader)]
@@ -206,7 +206,7 @@ def _with_path(entry: _Entry, paths: bytes) -> _Entry:
 def _disk(reader: Reader, partuuid: str) -> str:
     """Return the disk that holds a partition, or a word for it."""
     link = f"/dev/disk/by-partuuid/{partuuid}"
-    if not partuuid or not reader.root.exists(link):
+    if not partuuid or not reader.exists(link):
         return "DISK"
     name = reader.resolve(link).rpartition("/")[2]
     place = reader.resolve(f"/sys/class/block/{name}")

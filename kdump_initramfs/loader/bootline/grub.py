@@ -23,6 +23,8 @@ _ADDED = ("BOOT_IMAGE", "root", "ro", "rw", "rootflags", "vt.handoff", "panic=-1
 BY_LOADER = ("BOOT_IMAGE", "initrd")
 ENTRY = text.Format(key=r"(options[ \t]+)", new="options ")
 _VARIABLE = re.compile(r"(?<!\S)\$(\w+)(?!\S)")
+# By the boot loader interface of systemd: the entry that has booted, by its name.
+_SELECTED = "/sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
 _LINUX = text.Format(key=r"(\s*linux(?:16|efi)?[ \t]+\S+[ \t]*)", is_entry=True, after=r"[ \t]*(?:[ \t]#.*)?")
 # GRUB before 2.0.
@@ -145,10 +147,17 @@ def quoted(found: Sequence[str]) -> str:
 
 
 def entry_files(reader: Reader, bases: Sequence[str]) -> list[str]:
-    """Return the entries, those of the running kernel first."""
+    """Return the entries: the one that was selected first, then those of the running kernel."""
+    selected = reader.bytes(_SELECTED)[4:].decode("utf-16-le", "replace").rstrip("\0")
     release = reader.word("/proc/sys/kernel/osrelease")
     found = [path for base in bases for path in reader.matching(f"{base}/loader/entries", ".conf")]
-    return sorted(found, key=lambda path: not release or not _is_of(reader.text(path) or "", path, release))
+    return sorted(
+        found,
+        key=lambda path: (
+            not selected or path.rpartition("/")[2] not in (selected, f"{selected}.conf"),
+            not release or not _is_of(reader.text(path) or "", path, release),
+        ),
+    )
 
 
 def _is_of(entry: str, path: str, release: str) -> bool:

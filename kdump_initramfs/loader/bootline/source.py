@@ -27,6 +27,8 @@ class Change(Struct, frozen=True, kw_only=True):
     # Numbers of the first and the last line that are replaced; 0 where the line comes at the end.
     first: int = 0
     last: int = 0
+    # The file is not there yet, or is empty.
+    is_new: bool = False
     # Another line looks as if it were the one.
     is_ambiguous: bool = False
 
@@ -41,6 +43,8 @@ class Change(Struct, frozen=True, kw_only=True):
         return "\n".join(lines)
 
     def __str__(self) -> str:
+        if self.is_new:
+            return f"make {self.file}, with the line: {self.line}"
         if not self.first:
             return f"at the end of {self.file}, add the line: {self.line}"
         if self.first != self.last:
@@ -110,6 +114,9 @@ class Reader:
     def is_file(self, path: str) -> bool:
         return bool(self._noted(lambda: self.root.is_file(path)))
 
+    def exists(self, path: str) -> bool:
+        return bool(self._noted(lambda: self.root.exists(path)))
+
     def is_dir(self, path: str) -> bool:
         return bool(self._noted(lambda: self.root.is_dir(path)))
 
@@ -117,7 +124,7 @@ class Reader:
         return self._noted(lambda: self.root.resolve(path)) or path
 
     def has(self, tool: str) -> bool:
-        return bool(tools.find(self.root, tool))
+        return bool(self._noted(lambda: tools.find(self.root, tool)))
 
     def word(self, path: str) -> str:
         return (self.text(path) or "").strip()

@@ -151,7 +151,8 @@ def filling(now: Sequence[str], written: str = "{}", file: str = "", write: Call
 
     def propose(files: Files, wanted: Sequence[str]) -> Iterator[tuple[Change, ...]]:
         line = written.format(write(" ".join(words.replaced(now, wanted))))
-        yield (Change(file=file or next(iter(files)), line=line),)
+        place = file or next(iter(files))
+        yield (Change(file=place, line=line, is_new=not files.get(place)),)
 
     return propose
 
