@@ -189,6 +189,27 @@ def test_edited_files_give_all_that_they_gave_and_the_word(
     )
 
 
+CONDITIONAL = (
+    'if [ -e etc ]; then\n  GRUB_CMDLINE_LINUX="quiet nosmt"\nfi\n',
+    "if [ -e etc ]; then\n  GRUB_CMDLINE_LINUX=quiet\nelse\n  GRUB_CMDLINE_LINUX=loud\nfi\n",
+    "if [ -e etc ]; then GRUB_CMDLINE_LINUX=quiet; else GRUB_CMDLINE_LINUX=quiet; fi",
+    "GRUB_CMDLINE_LINUX=quiet\nif [ -e nothing ]; then\n  GRUB_CMDLINE_LINUX_DEFAULT=loud\nfi\n",
+    'for x in 1 2; do\n  GRUB_CMDLINE_LINUX="quiet"\ndone\n',
+    'GRUB_CMDLINE_LINUX=a\nif :; then\n  GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX slab_nomerge"\nfi\n',
+    "if :; then\n  GRUB_CMDLINE_LINUX='quiet crashkernel=1G,high'\nelse\n  GRUB_CMDLINE_LINUX=crashkernel=1G\nfi\n",
+)
+
+
+@pytest.mark.parametrize("text", CONDITIONAL)
+def test_branches_are_told_by_the_line_in_effect_and_left_alone(text: str, sysroot: Callable[..., Root]) -> None:
+    root = sysroot({GRUB: text})
+    before = with_cmdline(root)
+    edit = bootloader.edit(root, WORD)
+    assert edit.changes[0].first == 0, str(edit)
+    apply(root, edit)
+    assert words.is_same(mkconfig(root.directory), words.replaced(before, (WORD,)))
+
+
 def test_old_sizes_in_several_files_all_go(sysroot: Callable[..., Root]) -> None:
     root = sysroot(
         {
@@ -220,9 +241,9 @@ def test_bash_appends_and_dash_does_not(sysroot: Callable[..., Root]) -> None:
 
 # What cannot be told from here: nothing to copy then, and the reason.
 UNCLEAR = {
-    "set under a condition": ('if [ -e /x ]; then\n  GRUB_CMDLINE_LINUX="quiet"\nfi\n', "under a condition"),
+    "set under a condition": ('if [ -e /x ]; then\n  GRUB_CMDLINE_LINUX="nosmt"\nfi\n', "under a condition"),
     "set behind a condition": ('[ -e /x ] && GRUB_CMDLINE_LINUX="quiet"\n', "cannot be told"),
-    "set in a function": ("f() {\n  GRUB_CMDLINE_LINUX=quiet\n}\nf\n", "under a condition"),
+    "set in a function": ("f() {\n  GRUB_CMDLINE_LINUX=nosmt\n}\nf\n", "under a condition"),
     "of a command": ('GRUB_CMDLINE_LINUX="$(cat /etc/kernel/cmdline)"\n', "depends on a command"),
     "of a file": (". /etc/default/other\nGRUB_CMDLINE_LINUX=quiet\n", "cannot be told"),
     "of a file, behind a condition": ("test -e /x && . /x\nGRUB_CMDLINE_LINUX=quiet\n", "cannot be told"),

@@ -170,7 +170,7 @@ def _reason(source: Source, given: Sequence[str], effect: Sequence[str], words: 
 
 
 def _unexplained(reader: Reader, sources: Sequence[Source], effect: Sequence[str] | None, words: Sequence[str]) -> Edit:
-    reasons = [*_reasons(sources, effect, words), *dict.fromkeys(reader.unreadable)]
+    reasons = list(dict.fromkeys([*_reasons(sources, effect, words), *reader.unreadable]))
     advice = f"add {' '.join(words)} to the kernel's command line"
     if reasons:
         shown = [*reasons[:_MOST_REASONS], *(["…"] if len(reasons) > _MOST_REASONS else [])]

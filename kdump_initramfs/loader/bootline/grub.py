@@ -3,9 +3,10 @@
 grub-mkconfig and grub.d/10_linux of GRUB 2.06 and of Debian's; grubby(8); blscfg of Fedora's GRUB; bootctl(1).
 """
 
+import itertools
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from kdump_initramfs.host import fstab
 from kdump_initramfs.loader.bootline import shell, text, words
@@ -22,6 +23,7 @@ _ADDED = ("BOOT_IMAGE", "root", "ro", "rw", "rootflags", "vt.handoff", "panic=-1
 # What an entry of the Boot Loader Specification does not hold, and the loader adds.
 BY_LOADER = ("BOOT_IMAGE", "initrd")
 ENTRY = text.Format(key=r"(options[ \t]+)", new="options ")
+_MOST_CONDITIONS = 4
 _VARIABLE = re.compile(r"(?<!\S)\$(\w+)(?!\S)")
 # By the boot loader interface of systemd: the entry that has booted, by its name.
 _SELECTED = "/sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -47,7 +49,7 @@ def sources(reader: Reader) -> Iterator[Source]:
     yield from _legacy(reader)
     yield from _entries(reader)
     if is_made and (configs or reader.is_file(DEFAULTS)):
-        yield _mkconfig(reader, configs[0] if configs else "", {**environment(reader), **set_there})
+        yield from _mkconfig(reader, configs[0] if configs else "", {**environment(reader), **set_there})
 
 
 def _configs(reader: Reader) -> Iterator[str]:
@@ -59,19 +61,29 @@ def _configs(reader: Reader) -> Iterator[str]:
 # --- grub-mkconfig -----------------------------------------------------------------------------------------------
 
 
-def _mkconfig(reader: Reader, config: str, variables: Mapping[str, str]) -> Source:
+def _mkconfig(reader: Reader, config: str, variables: Mapping[str, str]) -> Iterator[Source]:
     before = len(reader.unreadable)
     files = {DEFAULTS: reader.text(DEFAULTS) or "", **_drop_ins(reader)}
     failed = reader.unreadable[before:]
-    return Source(
-        loader="GRUB",
-        info="GRUB",
-        files=files,
-        evaluate=unclear(failed[0]) if failed else _defaults(variables, can_append=_shell_appends(reader)),
-        propose=shell.proposals((_NORMAL, _ALL)),
-        command=_make_config(reader, config),
-        added=_ADDED,
-    )
+    can_append = _shell_appends(reader)
+    for made in _guesses(shell.conditions(files, (_ALL, _NORMAL))):
+        yield Source(
+            loader="GRUB",
+            info="GRUB",
+            files=files,
+            evaluate=unclear(failed[0]) if failed else _defaults(variables, made, can_append=can_append),
+            propose=shell.proposals((_NORMAL, _ALL)),
+            command=_make_config(reader, config),
+            added=_ADDED,
+        )
+
+
+def _guesses(conditions: int) -> Iterator[Collection[int] | None]:
+    """Yield which of the assignments under a condition may have been made: the line in effect tells."""
+    yield None
+    if 0 < conditions <= _MOST_CONDITIONS:
+        for count in range(conditions + 1):
+            yield from itertools.combinations(range(conditions), count)
 
 
 def _drop_ins(reader: Reader) -> dict[str, str]:
@@ -81,17 +93,22 @@ def _drop_ins(reader: Reader) -> dict[str, str]:
     return {} if script and "grub.d/*.cfg" not in script else reader.texts(reader.matching(_DROP_INS, ".cfg"))
 
 
-def _defaults(variables: Mapping[str, str], *, can_append: bool) -> Evaluate:
+def _defaults(variables: Mapping[str, str], made: Collection[int] | None, *, can_append: bool) -> Evaluate:
     """Return what gives the line; of variables of GRUB itself (tuned's $tuned_params) the menu has the values."""
 
     def given(files: Files) -> tuple[str, ...]:
-        found = shell.values(files, (_ALL, _NORMAL, _BLSCFG), can_append=can_append)
-        if found.get(_BLSCFG) == "true":
+        found = shell.values(files, (_ALL, _NORMAL), can_append=can_append, made=made)
+        if _is_bls(files):
             raise UnclearError(f"{DEFAULTS}: {_BLSCFG}=true, so that the lines are in /boot/loader/entries")
         line = f"{found.get(_ALL, '')} {found.get(_NORMAL, '')}"
         return words.split(_VARIABLE.sub(lambda match: variables.get(match[1], match[0]), line))
 
     return given
+
+
+def _is_bls(files: Files) -> bool:
+    last = [re.findall(rf"^[ \t]*{_BLSCFG}=[\"']?(\w*)", content, re.MULTILINE) for content in files.values()]
+    return [value for found in last for value in found][-1:] == ["true"]
 
 
 def _shell_appends(reader: Reader) -> bool:

@@ -213,17 +213,38 @@ def _mentions(command: str, targets: Collection[str]) -> bool:
     return "<<" in command or any(re.search(rf"\b{re.escape(target)}\+?=", command) for target in targets)
 
 
-def values(files: Files, targets: Collection[str], *, can_append: bool) -> dict[str, str]:
-    """Return what the targets are set to after all files are read; raise UnclearError where that cannot be told."""
+def conditions(files: Files, targets: Collection[str]) -> int:
+    """Return how many assignments to the targets are made under a condition; 0 where that cannot be told."""
+    try:
+        return sum(each.is_conditional and each.name in targets for each in scan(files, targets))
+    except UnclearError:
+        return 0
+
+
+def values(
+    files: Files, targets: Collection[str], *, can_append: bool, made: Collection[int] | None = None
+) -> dict[str, str]:
+    """Return what the targets are set to after all files are read; raise UnclearError where that cannot be told.
+
+    `made` are the numbers of the assignments under a condition that are taken to be made.
+    """
     known: dict[str, str | None] = {}
+    number = -1
     for each in scan(files, targets):
-        if each.name in targets and (each.is_conditional or (each.appends and not can_append)):
+        is_target = each.name in targets
+        if is_target and ((each.is_conditional and made is None) or (each.appends and not can_append)):
             reason = "is set under a condition" if each.is_conditional else "is set by +=, which /bin/sh does not know"
             raise UnclearError(f"{each.file}: {each.name} {reason}")
-        value = None if each.is_conditional else _expand(each.pieces, known)
+        number += each.is_conditional and is_target
+        if each.is_conditional and is_target and number not in (made or ()):
+            continue
+        value = None if each.is_conditional and not is_target else _expand(each.pieces, known)
         before = known.get(each.name, "") if each.appends else ""
         known[each.name] = None if value is None or before is None else before + value
-    found = {target: known.get(target, "") for target in targets if target in known}
+    return _known(files, {target: known[target] for target in targets if target in known})
+
+
+def _known(files: Files, found: Mapping[str, str | None]) -> dict[str, str]:
     unknown = [target for target, value in found.items() if value is None]
     if unknown:
         raise UnclearError(f"{next(iter(files))}: what {unknown[0]} is set to depends on a command")
@@ -264,7 +285,9 @@ def proposals(targets: Sequence[str], *, keep: str = "") -> Propose:
         found = [each for each in every if each.name in _used(every, targets)]
         held = [each for each in found if any(_has_name(word, wanted) for word in _split(each.pieces))]
         last = [each for target in targets for each in reversed(found) if each.name == target]
-        for place in (*reversed(held), *last):
+        # Which of several branches is taken may be seen, but not whether it is again: a line behind them all holds.
+        places = () if conditions(files, targets) else (*reversed(held), *last)
+        for place in places:
             change = _change(files, found, place, wanted, add=True)
             yield (change,)
             others = (_change(files, found, each, wanted, add=False) for each in held if each is not place)
