@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import bootloader
 from kdump_initramfs.loader.bootline import words
+from tests import programs
 from tests.boot_cases import CASES, CMDLINE, KERNEL, OSRELEASE, PRESET, UNIFIED, WORD, Case
 
 VARIABLES = "/sys/firmware/efi/efivars"
@@ -74,6 +75,35 @@ def test_the_tool_gives_all_that_is_in_effect_and_the_word(name: str, sysroot: C
     # After it the machine needs no other edit, and the next one is none.
     again = bootloader.edit(root, WORD)
     assert (again.file, again.line, again.pending) == (edit.file, edit.line, (WORD,))
+
+
+INSTALLED = [name for name, case in CASES.items() if case.loader == "systemd-boot" and case.file == KERNEL]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_kernel_install_makes_an_entry_with_the_word(name: str, sysroot: Callable[..., Root]) -> None:
+    """The plugin of systemd itself, on what the edit has made."""
+    programs.need("kernel-install")
+    case = CASES[name]
+    root = sysroot({**case.files, CMDLINE: f"{case.cmdline}\n", "/boot/t/9/": "", "/boot/vmlinuz": "kernel"})
+    apply(root, bootloader.edit(root, WORD))
+    boot = root.host("/boot")
+    environment = {
+        "KERNEL_INSTALL_LAYOUT": "bls",
+        "KERNEL_INSTALL_MACHINE_ID": "m",
+        "KERNEL_INSTALL_ENTRY_TOKEN": "t",
+        "KERNEL_INSTALL_BOOT_ROOT": boot,
+        "KERNEL_INSTALL_CONF_ROOT": root.host("/etc/kernel"),
+        "KERNEL_INSTALL_STAGING_AREA": root.host("/boot/none"),
+        "KERNEL_INSTALL_VERBOSE": "0",
+    }
+    plugin = ["/usr/lib/kernel/install.d/90-loaderentry.install", "add", "9", f"{boot}/t/9", f"{boot}/vmlinuz"]
+    subprocess.run(plugin, env={**os.environ, **environment}, check=True)
+    entry = Path(boot, "loader/entries/t-9.conf").read_text()
+    options = re.search(r"^options\s+(.*)$", entry, re.MULTILINE)
+    assert options
+    expected = words.replaced(without_loaders(case.cmdline), (WORD,))
+    assert words.is_same(without_loaders(options[1]), expected)
 
 
 # Where no source gives the line in effect: nothing to copy, and what was looked at.
