@@ -93,12 +93,29 @@ CHANGES: dict[str, tuple[str, str, State, str, str]] = {
     "crashkernel= that waits for a reboot": (
         (
             "file /proc/cmdline quiet\nfile /sys/kernel/kexec_crash_size 0\n"
-            'file /etc/default/grub GRUB_CMDLINE_LINUX="crashkernel=1G"'
+            'file /etc/default/grub GRUB_CMDLINE_LINUX="quiet crashkernel=1G"'
         ),
         "crashkernel= on the command line",
         State.BROKEN,
         "in /etc/default/grub for the next boot",
         "run: update-grub; then reboot",
+    ),
+    "crashkernel= that waits for a reboot in an entry": (
+        (
+            "file /proc/cmdline quiet\nfile /sys/kernel/kexec_crash_size 0\nfile /usr/sbin/grubby\n"
+            "file /boot/loader/entries/a.conf options quiet crashkernel=1G"
+        ),
+        "crashkernel= on the command line",
+        State.BROKEN,
+        "not there, but in GRUB for the next boot",
+        "run: grubby --update-kernel=ALL",
+    ),
+    "crashkernel= where nothing gives the command line": (
+        "file /proc/cmdline quiet nosmt\nfile /sys/kernel/kexec_crash_size 0",
+        "crashkernel= on the command line",
+        State.BROKEN,
+        "not there",
+        "/etc/default/grub does not give nosmt",
     ),
     "a platform that reserves unasked": (
         "file /proc/cmdline quiet",

@@ -84,8 +84,8 @@ LOADERS: dict[str, tuple[Mapping[str, Any], tuple[str, str, str, str]]] = {
         ("rEFInd", "/boot/refind_linux.conf", f'"Boot with standard options"  "ro root=/dev/sda2 {WORD}"', ""),
     ),
     "rEFInd without a file": (
-        {"/boot/efi/EFI/refind/": ""},
-        ("rEFInd", "/boot/refind_linux.conf", f'"Boot with standard options" "{WORD}"', ""),
+        {"/boot/efi/EFI/refind/": "", CMDLINE: "root=/dev/sda2 ro initrd=\\initrd.img\n"},
+        ("rEFInd", "/boot/refind_linux.conf", f'"Boot with standard options" "root=/dev/sda2 ro {WORD}"', ""),
     ),
     "zipl": (
         {"/etc/zipl.conf": '[linux]\n  image = /boot/vmlinuz\n  parameters = "root=/dev/dasda1"\n'},

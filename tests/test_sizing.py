@@ -196,7 +196,8 @@ def machine(host_root: Callable[[str], Root]) -> Root:
     struct.pack_into("<I", head, 0x260, 64 * _MIB)
     place.write_bytes(bytes(head))
     trees.make(
-        "file /proc/meminfo MemTotal:        8000000 kB\nfile /etc/default/grub GRUB_CMDLINE_LINUX=",
+        "file /proc/meminfo MemTotal:        8000000 kB\nfile /etc/default/grub\n"
+        '| GRUB_CMDLINE_LINUX_DEFAULT="quiet console=ttyS0,115200n8"\n| GRUB_CMDLINE_LINUX=crashkernel=256M',
         place.parent.parent,
     )
     return root

@@ -39,7 +39,7 @@ def _asked(facts: Facts) -> Finding:
         name="crashkernel= on the command line",
         # Some platforms reserve without being asked.
         state=State.OK if facts.reserved_bytes else State.BROKEN,
-        seen=f"not there, but in {facts.edit.file} for the next boot" if pending else "not there",
+        seen=f"not there, but in {facts.edit.file or facts.edit.loader} for the next boot" if pending else "not there",
         why=_WHY,
         remedy="" if facts.reserved_bytes else _pending(facts.edit) if pending else str(facts.edit),
     )

@@ -1,20 +1,26 @@
-"""The boot loader that is installed, and the exact edit of its files that puts a word on the kernel's command line.
+"""Where the command line in effect comes from, and the exact edit that puts a word on it for the next boot.
 
-Nothing is edited here: what is printed is for the administrator. Which file holds the command line: grub-mkconfig(8),
-loader.conf(5) and kernel-install(8) of systemd, the manual of rEFInd, efibootmgr(8), zipl.conf(5), doc/README.distro of
-U-Boot, u-boot-update(8) of Debian, and the documentation of Raspberry Pi.
+Nothing is edited here: what is printed is for the administrator. Each source of a command line is evaluated as its tool
+does (loader/bootline), and the one counts that gives what is in /proc/cmdline. The edit is made on the text of its
+files, and evaluated again: one that loses a parameter is never shown.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from kdump_initramfs.host import tools
+from kdump_initramfs.errors import HostError
+from kdump_initramfs.host import kernel_config
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.loader.bootline import declared, grub, others, systemd
+from kdump_initramfs.loader.bootline import words as parameters
+from kdump_initramfs.loader.bootline.source import Change, Reader, Source, UnclearError, proved, unclear
 
 # "What runs": the vendor GUID is that of systemd, and other loaders set it too (the boot loader interface).
 _LOADER_INFO = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+_UNKNOWN = "boot loader, which is not known"
+# Of what was looked at in vain.
+_MOST_REASONS = 4
 
 
 class Edit(Struct, frozen=True, kw_only=True):
@@ -24,186 +30,160 @@ class Edit(Struct, frozen=True, kw_only=True):
     loader: str
     # "" where there is no file.
     file: str = ""
-    # The whole line as it must be, where the file is there to tell; else what to add.
+    # The whole line as it must be.
     line: str = ""
+    # The line above and where it belongs, then other lines that must change with it.
+    changes: tuple[Change, ...] = ()
     # What must be run afterwards; "" for nothing.
     command: str = ""
     # Instead of all these, where nothing can be said exactly.
     advice: str = ""
-    # What the file says of the parameter now: the running kernel may not have been started with it yet.
+    # What the source says of the parameter now: the running kernel may not have been started with it yet.
     pending: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        change = f"in {self.file}, make the line: {self.line}" if self.line else ""
-        steps = [step for step in (change, f"run: {self.command}" if self.command else "", self.advice) if step]
-        return f"{self.loader}: {'; then '.join(steps)}; then reboot"
-
-
-class _Line(Struct, frozen=True, kw_only=True):
-    """How the line of a file that holds the command line looks."""
-
-    # With one group for what precedes the parameters; what follows it is theirs.
-    pattern: str
-    # Of a line that is not there yet.
-    new: str
-
-
-_GRUB = (
-    _Line(pattern=r"(GRUB_CMDLINE_LINUX_DEFAULT=)", new="GRUB_CMDLINE_LINUX_DEFAULT="),
-    _Line(pattern=r"(GRUB_CMDLINE_LINUX=)", new="GRUB_CMDLINE_LINUX="),
-)
-_BLS = _Line(pattern=r"(options\s+)", new="options ")
-_WHOLE = _Line(pattern=r"()", new="")
-_REFIND = _Line(pattern=r'("Boot with standard options"\s+)', new='"Boot with standard options" ')
-_ZIPL = _Line(pattern=r"(\s*parameters\s*=\s*)", new="parameters = ")
-_EXTLINUX = _Line(pattern=r"(\s*(?:append|APPEND)\s+)", new="append ")
-_KERNEL_INSTALL = "kernel-install add $(uname -r) /lib/modules/$(uname -r)/vmlinuz"
-_U_BOOT_MENU = _Line(pattern=r"(U_BOOT_PARAMETERS=)", new="U_BOOT_PARAMETERS=")
+        steps = [*map(str, self.changes), f"run: {self.command}" if self.command else "", self.advice]
+        return f"{self.loader}: {'; then '.join(step for step in steps if step)}; then reboot"
 
 
 def edit(root: Root, *words: str) -> Edit:
     """Return the edit that puts `words` (crashkernel=…) onto the command line, in place of any of the same name."""
-    info = _loader_info(root)
-    for name, make in _LOADERS.items():
-        if info.startswith(name) and (found := make(root, words)):
-            return found
-    for make in _LOADERS.values():
-        if found := make(root, words):
-            return found
-    return Edit(loader="boot loader, which is not known", advice=f"add {' '.join(words)} to the kernel's command line")
+    reader = Reader(root)
+    effect = _effect(reader)
+    sources = _sources(reader, effect)
+    for line in _readings(reader, effect):
+        for source in sources:
+            if found := _edit(source, line, words):
+                return found
+    return _unexplained(reader, sources, effect, words)
 
 
-def _loader_info(root: Root) -> str:
+def _effect(reader: Reader) -> tuple[str, ...] | None:
+    """Return the command line in effect; None where no kernel runs, and so nothing can be lost but what files say."""
+    found = reader.text("/proc/cmdline")
+    return None if found is None else parameters.split(found)
+
+
+def _readings(reader: Reader, effect: tuple[str, ...] | None) -> Iterator[tuple[str, ...] | None]:
+    """Yield the command line, then what is left of it without what is built into the kernel (CONFIG_CMDLINE)."""
+    yield effect
+    try:
+        config = kernel_config.running(reader.root) if effect else None
+    except HostError as error:
+        reader.unreadable.append(str(error))
+        return
+    built_in = parameters.split((config.options.get("CMDLINE", "") if config else "").strip('"').replace('\\"', '"'))
+    if effect and built_in:
+        left = list(effect)
+        for word in built_in:
+            if word in left:
+                left.remove(word)
+        yield tuple(left)
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+def _sources(reader: Reader, effect: Sequence[str] | None) -> list[Source]:
+    """Return the sources that are there, those first that are more likely to be in use."""
+    if found := declared.exclusive(reader, effect):
+        return found
+    makers = list(systemd.makers(reader, effect))
+    menus = list(others.sources(reader, effect))
+    zipl = [source for source in menus if source.loader == "zipl"]
+    entries = [] if makers else list(systemd.sources(reader, effect))
+    rest = [source for source in menus if source.loader != "zipl"]
+    stub = list(declared.efi_stub(reader))
+    found = [*makers, *zipl, *grub.sources(reader), *entries, *rest, *stub]
+    if not found and effect and not _loader_info(reader):
+        found = list(declared.unknown_stub(reader, effect))
+    info = _loader_info(reader)
+    found = [_possible(source, found, info, effect) for source in found]
+    return sorted(found, key=lambda source: not (source.is_first or _has_booted(source, info) or not info))
+
+
+def _has_booted(source: Source, info: str) -> bool:
+    return bool(source.info) and info.startswith(source.info)
+
+
+def _possible(source: Source, every: Sequence[Source], info: str, effect: Sequence[str] | None) -> Source:
+    """Return the source, or one that says why it cannot be the one.
+
+    GRUB, syslinux and LILO put BOOT_IMAGE= before all, systemd-boot and the EFI stub do not; and what is left of
+    another loader may well give the same line.
+    """
+    if effect is None or _has_booted(source, info):
+        return source
+    has_image = "BOOT_IMAGE" in parameters.names(effect)
+    if source.is_running and info:
+        return structs.replace(source, evaluate=unclear(f"{source.loader} is here, but {info} has booted"))
+    if info and not has_image and source.info == "GRUB":
+        return structs.replace(source, evaluate=unclear(f"{source.place} is of GRUB, and {info} has booted"))
+    is_menu = any(grub.DEFAULTS in each.files for each in every)
+    if has_image and is_menu and source.info == "systemd-boot":
+        return structs.replace(source, evaluate=unclear(f"{source.place} is not of GRUB, which has booted"))
+    return source
+
+
+def _loader_info(reader: Reader) -> str:
     """Return what the loader that booted says of itself: four bytes of attributes, then UTF-16."""
-    return (root.read_bytes(_LOADER_INFO) or b"")[4:].decode("utf-16-le", "replace").rstrip("\0")
+    return reader.bytes(_LOADER_INFO)[4:].decode("utf-16-le", "replace").rstrip("\0")
 
 
-# --- loaders -----------------------------------------------------------------------------------------------------
+# --- the edit ----------------------------------------------------------------------------------------------------
 
 
-def _zipl(root: Root, words: tuple[str, ...]) -> Edit | None:
-    path = "/etc/zipl.conf"
-    return _in_file(root, "zipl", path, _ZIPL, words, "zipl") if root.is_file(path) else None
-
-
-def _grub(root: Root, words: tuple[str, ...]) -> Edit | None:
-    """GRUB: grubby where Fedora's entries are the truth, else the defaults and what makes grub.cfg of them."""
-    config = next((path for path in _grub_configs(root) if root.is_file(path)), "")
-    if not config and not root.is_file("/etc/default/grub"):
+def _edit(source: Source, effect: Sequence[str] | None, words: Sequence[str]) -> Edit | None:
+    """Return the edit of a source, or None where it does not give the line in effect, or cannot be edited safely."""
+    try:
+        given = source.evaluate(source.files)
+    except UnclearError:
         return None
-    if tools.find(root, "grubby"):
-        return Edit(loader="GRUB", command=f'grubby --update-kernel=ALL --args="{" ".join(words)}"')
-    line = _first_line(root, "/etc/default/grub", _GRUB)
-    return _in_file(root, "GRUB", "/etc/default/grub", line, words, _make_grub_config(root, config))
-
-
-def _grub_configs(root: Root) -> Iterator[str]:
-    yield from ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
-    for base in ("/boot/efi/EFI", "/efi/EFI"):
-        yield from (f"{base}/{name}/grub.cfg" for name in root.list(base))
-
-
-def _make_grub_config(root: Root, config: str) -> str:
-    if tools.find(root, "update-grub"):
-        return "update-grub"
-    program = "grub2-mkconfig" if tools.find(root, "grub2-mkconfig") else "grub-mkconfig"
-    return f"{program} -o {config or '/boot/grub/grub.cfg'}"
-
-
-def _first_line(root: Root, path: str, choices: tuple[_Line, ...]) -> _Line:
-    text = root.read_text(path) or ""
-    return next((line for line in choices if re.search(rf"^{line.pattern}", text, re.MULTILINE)), choices[-1])
-
-
-def _systemd_boot(root: Root, words: tuple[str, ...]) -> Edit | None:
-    """systemd-boot, and unified kernel images: /etc/kernel/cmdline goes into what kernel-install makes."""
-    base = next((base for base in ("/boot", "/efi", "/boot/efi") if root.is_file(f"{base}/loader/loader.conf")), "")
-    unified = any(name.endswith(".efi") for name in root.list(f"{base or '/boot'}/EFI/Linux"))
-    if not base and not unified and not root.is_file("/etc/kernel/cmdline"):
+    if effect is not None and _reason(source, given, effect, words):
         return None
-    if unified or root.is_file("/etc/kernel/cmdline") or tools.find(root, "kernel-install"):
-        return _in_file(root, "systemd-boot", "/etc/kernel/cmdline", _WHOLE, words, _KERNEL_INSTALL)
-    entries = [name for name in root.list(f"{base}/loader/entries") if name.endswith(".conf")]
-    name = entries[-1] if entries else "linux.conf"
-    return _in_file(root, "systemd-boot", f"{base}/loader/entries/{name}", _BLS, words, "")
-
-
-def _refind(root: Root, words: tuple[str, ...]) -> Edit | None:
-    directories = ("/boot/efi/EFI/refind", "/efi/EFI/refind", "/boot/EFI/refind")
-    if not root.is_file("/boot/refind_linux.conf") and not any(root.is_dir(path) for path in directories):
+    changes = proved(source, given, words)
+    command = source.make(words, given) if source.make else source.command
+    advice = source.advise(words) if source.advise else ""
+    if not changes and not source.make and not advice:
         return None
-    return _in_file(root, "rEFInd", "/boot/refind_linux.conf", _REFIND, words, "")
-
-
-def _extlinux(root: Root, words: tuple[str, ...]) -> Edit | None:
-    """U-Boot with extlinux.conf, which u-boot-update of Debian makes of its defaults; and syslinux."""
-    if tools.find(root, "u-boot-update"):
-        return _in_file(root, "U-Boot", "/etc/default/u-boot", _U_BOOT_MENU, words, "u-boot-update")
-    places = ("/boot/extlinux/extlinux.conf", "/boot/extlinux.conf", "/boot/syslinux/syslinux.cfg")
-    path = next((path for path in places if root.is_file(path)), "")
-    return _in_file(root, "U-Boot or extlinux", path, _EXTLINUX, words, "") if path else None
-
-
-def _raspberry(root: Root, words: tuple[str, ...]) -> Edit | None:
-    places = [path for path in ("/boot/firmware/cmdline.txt", "/boot/cmdline.txt") if root.is_file(path)]
-    return _in_file(root, "Raspberry Pi", places[0], _WHOLE, words, "") if places else None
-
-
-def _efi_stub(root: Root, words: tuple[str, ...]) -> Edit | None:
-    """Make the entry of the firmware anew, since efibootmgr does not change one."""
-    if not tools.find(root, "efibootmgr") or not root.is_dir("/sys/firmware/efi"):
-        return None
-    running = _with_words(" ".join(_running(root)), words)
-    command = f"efibootmgr --create --disk DISK --part N --label Linux --loader '\\KERNEL' --unicode '{running}'"
-    return Edit(loader="EFI stub", command=f"{command} (DISK, N and KERNEL as `efibootmgr --verbose` shows them)")
-
-
-def _running(root: Root) -> list[str]:
-    return [word for word in (root.read_text("/proc/cmdline") or "").split() if not word.startswith("BOOT_IMAGE=")]
-
-
-# By the name with which each begins in LoaderInfo, in the order in which they are looked for.
-_LOADERS: dict[str, Callable[[Root, tuple[str, ...]], Edit | None]] = {
-    "zipl": _zipl,
-    "GRUB": _grub,
-    "systemd-boot": _systemd_boot,
-    "rEFInd": _refind,
-    "U-Boot": _extlinux,
-    "Raspberry Pi": _raspberry,
-    "EFI stub": _efi_stub,
-}
-
-
-# --- lines -------------------------------------------------------------------------------------------------------
-
-
-def _in_file(root: Root, loader: str, path: str, line: _Line, words: tuple[str, ...], command: str) -> Edit:
-    text = root.read_text(path) or ""
-    match = re.search(rf"^{line.pattern}(.*)$", text, re.MULTILINE)
-    before, old = (match[1], match[2]) if match else (line.new, "")
     return Edit(
-        loader=loader,
-        file=path,
-        line=before + _with_words(old, words, quote=_wants_quotes(line)),
+        loader=source.loader,
+        file=changes[0].file if changes else "",
+        line=changes[0].line if changes else "",
+        changes=changes,
         command=command,
-        pending=tuple(word for word in old.strip("\"' ").split() if word.partition("=")[0] in _names(words)),
+        advice=advice,
+        pending=tuple(word for word in given if parameters.name(word) in parameters.names(words)),
     )
 
 
-def _wants_quotes(line: _Line) -> bool:
-    return line.new.endswith("=") or line is _REFIND or line is _ZIPL
+def _reason(source: Source, given: Sequence[str], effect: Sequence[str], words: Sequence[str]) -> str:
+    """Return in what a source differs from the line in effect, or "". The words that are to be set do not count."""
+    ignored = {*source.added, *parameters.names(words)}
+    lacking, beside = parameters.difference(parameters.without(given, ignored), parameters.without(effect, ignored))
+    found = []
+    if lacking and not source.adds_more:
+        found.append(f"does not give {' '.join(lacking)}")
+    if beside:
+        found.append(f"gives {' '.join(beside)}")
+    return ", ".join(found)
 
 
-def _with_words(old: str, words: tuple[str, ...], *, quote: bool = False) -> str:
-    """Return the parameters with `words` in place of those of the same name, in the quotes that are there."""
-    old = old.strip()
-    mark = old[0] if old[:1] in ("'", '"') and old.endswith(old[0]) and len(old) > 1 else ""
-    inner = old[1:-1] if mark else old
-    kept = [word for word in inner.split() if word.partition("=")[0] not in _names(words)]
-    joined = " ".join([*kept, *words])
-    mark = mark or ('"' if quote else "")
-    return f"{mark}{joined}{mark}"
+def _unexplained(reader: Reader, sources: Sequence[Source], effect: Sequence[str] | None, words: Sequence[str]) -> Edit:
+    reasons = list(dict.fromkeys([*_reasons(sources, effect, words), *reader.unreadable]))
+    advice = f"add {' '.join(words)} to the kernel's command line"
+    if reasons:
+        shown = [*reasons[:_MOST_REASONS], *(["…"] if len(reasons) > _MOST_REASONS else [])]
+        advice += f" where that is set: nothing that is known here gives the one in effect ({'; '.join(shown)})"
+    return Edit(loader=_UNKNOWN, advice=advice)
 
 
-def _names(words: tuple[str, ...]) -> set[str]:
-    return {word.partition("=")[0] for word in words}
+def _reasons(sources: Sequence[Source], effect: Sequence[str] | None, words: Sequence[str]) -> Iterator[str]:
+    for source in sources:
+        try:
+            given = source.evaluate(source.files)
+        except UnclearError as error:
+            yield str(error)
+            continue
+        reason = _reason(source, given, effect, words) if effect is not None else ""
+        yield f"{source.place} {reason or 'cannot be edited line by line without a loss'}"
