@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from kdump_initramfs import __version__
+from kdump_initramfs.commands import paths
 from kdump_initramfs.commands.common import PROGRAM, Command, HelpFormatter
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_log(logging.DEBUG if parsed.verbose else logging.ERROR if parsed.quiet else logging.INFO)
     command: Command = parsed.command
     try:
+        if parsed.checks_paths:
+            paths.check(parsed)
         status = command(parsed)
         sys.stdout.flush()
     except KdumpError as error:

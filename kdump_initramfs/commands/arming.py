@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 
-from kdump_initramfs.commands import common
+from kdump_initramfs.commands import common, paths
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host.root import Root
@@ -33,6 +33,8 @@ def _add_boot_verbs(verbs: "common.Verbs") -> None:
     common.add(verbs, "enable", _enable, "arm this machine at each boot, and follow its kernels and its hot plugging")
     common.add(verbs, "disable", _disable, "undo what enable did")
     hook = common.add(verbs, "kernel-hook", _kernel_hook, "build or remove the image of a kernel; for package managers")
+    # What is wrong with a path must be a warning there, too.
+    hook.set_defaults(checks_paths=False)
     hook.add_argument("action", choices=["add", "remove"])
     hook.add_argument("kernel_version", metavar="KVER", help="kernel release; -: those of the paths on stdin")
     hook.add_argument("kernel_image", metavar="IMAGE", nargs="?", default="", help="its bootable image")
@@ -132,6 +134,11 @@ def _kernel_hook(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import enable as enabling
 
     root = Root(args.root)
+    try:
+        paths.check(args)
+    except KdumpError as error:
+        _warn(args.action, args.kernel_version, error)
+        return 0
     if not enabling.is_wanted(root):
         logger.info("neither enabled nor configured here, so there is nothing to %s (see `enable`)", args.action)
         return 0

@@ -53,7 +53,7 @@ def add(verbs: "Verbs", name: str, command: Command, text: str, *, json: bool = 
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
-    verb.set_defaults(command=command)
+    verb.set_defaults(command=command, checks_paths=True)
     common = verb.add_argument_group("common options")
     common.add_argument("--root", metavar="DIR", default="/", help="the machine: / or a directory tree (default: /)")
     common.add_argument("--config", metavar="FILE", help="read this file alone instead of the configured ones")

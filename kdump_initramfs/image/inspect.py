@@ -14,10 +14,17 @@ from kdump_initramfs.model import Manifest
 
 
 def members(image: str) -> Iterator[cpio.Member]:
-    """Yield the entries of an image in their order; ImageError where it is damaged."""
+    """Yield the entries of an image in their order; ImageError, which names it, where it is damaged or none."""
     try:
         with open(image, "rb") as stream, compression.reader(stream, image) as unpacked:
             yield from cpio.read(unpacked)
+    except ImageError as error:
+        said = str(error)
+        raise ImageError(
+            said if said.startswith(f"{image}: ") else f"{image}: {said}",
+            hint=error.hint
+            or "name an image that `kdump-initramfs build` wrote; if it is one, it is damaged: build it again",
+        ) from error
     except OSError as error:
         raise ImageError(f"{image}: {error.strerror}", hint="name a readable image") from error
 
