@@ -51,7 +51,7 @@ def _load(args: argparse.Namespace) -> int:
         rearm.rebuild(root, config, image)
     command = kexec.command(root, config, image)
     if args.print_only:
-        print(command)
+        common.print_exactly(f"{command}\n")
         return 0
     kexec.load(root, command)
     logger.info("armed: kernel %s with %s", command.record.manifest.kernel.release, command.image)
@@ -90,9 +90,8 @@ def _status(args: argparse.Namespace) -> int:
     else:
         print("armed" if found.armed else f"not armed, {common.mib(found.reserved_bytes)} reserved")
         if found.loaded is not None:
-            print(f"with {found.loaded.image} for kernel {found.loaded.kernel_release}")
-        for reason in found.stale:
-            print(f"stale: {reason}")
+            common.say([f"with {found.loaded.image} for kernel {found.loaded.kernel_release}"])
+        common.say(f"stale: {reason}" for reason in found.stale)
         if found.proof is not None:
             verdict = "passed" if found.proof.passed else "FAILED"
             where = "of this machine itself" if found.proof.live else "in a guest"
@@ -106,7 +105,7 @@ def _emit(args: argparse.Namespace) -> int:
 
     root, config = Root(args.root), common.config(args)
     command = kexec.command(root, config, common.image(root, config, args.image))
-    sys.stdout.write(emitting.FORMS[args.form](command))
+    common.print_exactly(emitting.FORMS[args.form](command))
     return 0
 
 

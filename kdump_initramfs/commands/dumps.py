@@ -51,7 +51,7 @@ def _chosen(args: argparse.Namespace) -> "Dump":
 
 
 def _list(args: argparse.Namespace) -> int:
-    from kdump_initramfs.dumps import show, store
+    from kdump_initramfs.dumps import store
 
     directories = _directories(args)
     found = store.find(directories)
@@ -66,7 +66,7 @@ def _list(args: argparse.Namespace) -> int:
     for dump in found:
         state = "complete" if dump.is_complete else "INCOMPLETE"
         panic = dump.record.panic if dump.record else "no record"
-        print(show.printable(f"{dump.name}  {state:10}  {common.mib(dump.size_bytes):>10}  {panic}"))
+        common.say([f"{dump.name}  {state:10}  {common.mib(dump.size_bytes):>10}  {panic}"])
     return 0
 
 
@@ -77,7 +77,7 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     from kdump_initramfs.dumps import show
 
-    print("\n".join(show.lines(dump, tail=args.lines)))
+    common.say(show.lines(dump, tail=args.lines))
     return 0
 
 
@@ -93,7 +93,7 @@ def _recover(args: argparse.Namespace) -> int:
         common.print_json(recovered)
         return 0
     for each in recovered:
-        print(f"{each.device}: {each.path or each.note}")
+        common.say([f"{each.device}: {each.path or each.note}"])
     if not recovered:
         logger.info('no [[target]] of kind = "raw" is configured, and no device was named')
     return 0
@@ -103,7 +103,7 @@ def _decrypt(args: argparse.Namespace) -> int:
     from kdump_initramfs.dumps import decrypt
 
     dump = _chosen(args)
-    print(decrypt.decrypt(dump, args.identity, args.to or dump.path))
+    common.say([decrypt.decrypt(dump, args.identity, args.to or dump.path)])
     return 0
 
 

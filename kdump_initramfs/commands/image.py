@@ -75,7 +75,7 @@ def _probe(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(facts)
     else:
-        print("\n".join(_describe(facts)))
+        common.say(_describe(facts))
     return 0
 
 
@@ -106,8 +106,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.manifest:
         common.print_json(inspecting.manifest(args.image))
     elif args.diff:
-        lines = list(inspecting.differences(args.image, args.diff))
-        print("\n".join(lines) if lines else "no differences")
+        common.say(list(inspecting.differences(args.image, args.diff)) or ["no differences"])
     elif args.extract:
         from kdump_initramfs.image import unpack
 
@@ -115,6 +114,5 @@ def _inspect(args: argparse.Namespace) -> int:
     elif args.path:
         sys.stdout.buffer.write(inspecting.extract(args.image, args.path))
     else:
-        for member in inspecting.members(args.image):
-            print(inspecting.line(member))
+        common.say(inspecting.line(member) for member in inspecting.members(args.image))
     return 0

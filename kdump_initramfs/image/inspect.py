@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kdump_initramfs.errors import ImageError
-from kdump_initramfs.formats import compression, cpio
+from kdump_initramfs.formats import compression, cpio, plaintext
 from kdump_initramfs.image.write import MANIFEST_PATH
 from kdump_initramfs.model import Manifest
 
@@ -39,7 +39,7 @@ def manifest(image: str) -> Manifest:
 
 def _decode(image: str, data: bytes) -> Manifest:
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return plaintext.decode(data, Manifest)
     except msgspec.DecodeError as error:
         raise ImageError(f"{image}: {MANIFEST_PATH}: {error}", hint="build it again") from error
 

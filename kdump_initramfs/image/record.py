@@ -13,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from kdump_initramfs.errors import ImageError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.model import ImageRecord
 
 # The end of the name of a file that is being written beside an image.
@@ -117,7 +118,7 @@ def _read(path: str) -> ImageRecord | None:
 def _decoded(path: str) -> ImageRecord | None:
     try:
         with open(path, "rb") as stream:
-            return msgspec.json.decode(stream.read(), type=ImageRecord)
+            return plaintext.decode(stream.read(), ImageRecord)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -137,7 +138,7 @@ def sha256_of(path: str) -> str:
 
 def to_json(value: object) -> bytes:
     """Return a struct as JSON for people: indented, one newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    return plaintext.indented(value) + b"\n"
 
 
 def write_beside(path: str, content: bytes) -> None:
