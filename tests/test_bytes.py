@@ -12,7 +12,7 @@ import pytest
 
 from kdump_initramfs import cli, config
 from kdump_initramfs.formats import plaintext
-from kdump_initramfs.host import probe
+from kdump_initramfs.host import mounts, probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import inspect, record
 from kdump_initramfs.loader import staleness
@@ -53,6 +53,16 @@ PLACES = {
     "name in the kernel": Place("gentoo-openrc", "proc/sys/kernel/hostname"),
     "command line": Place("debian-lvm-ext4", "proc/cmdline", b"root=/dev/vda1 label=@ quiet\n"),
     "crypttab": Place("lvm-on-luks", "etc/crypttab", b"@ UUID=00000000-0000-4000-8000-000000000000 none luks\n"),
+    "source of a mount": Place(
+        "debian-lvm-ext4",
+        "proc/self/mountinfo",
+        b"28 1 254:1 / / rw,relatime - ext4 /dev/@ rw\n96 28 253:1 / /var/crash rw - ext4 /dev/mapper/@ rw\n",
+    ),
+    "directory of a mount": Place(
+        "debian-lvm-ext4",
+        "proc/self/mountinfo",
+        b"28 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n96 28 253:1 /@ /var/crash rw - ext4 /dev/mapper/x rw\n",
+    ),
     "file behind a loop device": Place(
         "loop-file", "sys/devices/virtual/block/loop0/loop/backing_file", b"/srv/images/@\n"
     ),
@@ -172,3 +182,12 @@ def test_json_keeps_every_byte(raw: bytes) -> None:
 def test_what_is_no_json_of_a_kind_is_an_error(broken: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         plaintext.decode(broken, dict[str, str])
+
+
+@pytest.mark.parametrize(
+    "place", ["/a\rb", "/a\x0bb", "/a\x0cb", "/a\x1eb", "/a\x85b", "/a\u2028b", "/a\udcffb", "/a\u00a0b"]
+)
+def test_a_line_of_mountinfo_ends_where_the_kernel_ends_it(place: str) -> None:
+    """It escapes space, tab, newline, backslash and # there, and nothing else (mangle() of fs/proc_namespace.c)."""
+    (found,) = mounts.parse(f"28 1 254:1 / {place} rw,relatime - ext4 /dev/vda1 rw\n")
+    assert found.mount_point == place
