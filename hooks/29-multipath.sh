@@ -63,7 +63,7 @@ make_device() {
 # make_partition NAME DM-UUID DEVICE-DM-UUID NUMBER: where it lies is what the kernel has found on any of the paths.
 make_partition() {
     dm_exists "$2" && return
-    _device=$(grep -lxF "$3" /sys/block/dm-*/dm/uuid)
+    _device=$(grep -lxF "$3" /sys/block/dm-*/dm/uuid 2>/dev/null)
     _device=${_device%/dm/uuid}
     for _file in "$_device"/slaves/*/*/partition; do
         [ "$(cat "$_file" 2>/dev/null)" = "$4" ] || continue

@@ -2,6 +2,7 @@
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import makedumpfile
 from kdump_initramfs.model import Contribution, HostFacts, Saver, Text
 
 # Option of makedumpfile(8) for each compression, in the order of preference: lzo is the fastest by far, zlib the
@@ -10,14 +11,14 @@ _MAKEDUMPFILE_OPTIONS = {"lzo": "-l", "snappy": "-p", "zstd": "-z", "zlib": "-c"
 _COPY_COMPRESSIONS = ("zstd", "gzip")
 
 
-# Leaves out all that makedumpfile can tell to be no use (makedumpfile(8), -d).
-_LEAST = 31
-
-
 def contribute(config: Config, host: HostFacts) -> Contribution:
     collectors = _collectors(config, host)
     copy_compression = _copy_compression(config, host)
-    dump_level = config.vmcore.dump_level
+    lost = makedumpfile.lost_pages(host.tools.makedumpfile_blind_from, host.kernel.release)
+    dump_level = makedumpfile.safe_level(config.vmcore.dump_level, lost)
+    # What is left out beside that where the dump does not fit.
+    least = dump_level | makedumpfile.safe_level("auto", lost)
+    warnings = _warnings(collectors, config, host, lost)
     return Saver(
         binaries=tuple(
             path
@@ -29,9 +30,11 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
             "KDUMP_COLLECTORS": " ".join(collectors),
             "KDUMP_MAKEDUMPFILE_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, dump_level)),
             # For where the dump does not fit; nothing where it cannot become smaller.
-            "KDUMP_LEAST_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, _LEAST))
-            if dump_level != _LEAST
+            "KDUMP_LEAST_ARGUMENTS": " ".join(_makedumpfile_arguments(collectors, config, host, least))
+            if dump_level != least
             else "",
+            # What the record of the dump says of it.
+            "KDUMP_LEVEL_NOTE": "; ".join(warnings),
             "KDUMP_STALL_S": str(config.capture.stall_s),
             "KDUMP_COPY_COMPRESSION": copy_compression,
             "KDUMP_ZSTD": _zstd(copy_compression, host),
@@ -40,6 +43,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution:
         },
         required=True,
         unlimited=True,
+        warnings=warnings,
     )
 
 
@@ -79,6 +83,18 @@ def _makedumpfile_arguments(
     # Messages: 2 common, 4 error, 16 report; no progress, which is a carriage return for every per cent.
     option = _MAKEDUMPFILE_OPTIONS.get(wanted)
     return (*([option] if option else []), "-d", str(dump_level), "--message-level", "22")
+
+
+def _warnings(collectors: tuple[str, ...], config: Config, host: HostFacts, lost: str) -> tuple[str, ...]:
+    if not lost or "makedumpfile" not in collectors:
+        return ()
+    wanted = config.vmcore.dump_level
+    pair = f"{host.tools.makedumpfile} takes {lost} of kernel {host.kernel.release} for user data"
+    if wanted == "auto":
+        return (f"{pair}: dump level {makedumpfile.safe_level(wanted, lost)} instead of 31, which keeps user data",)
+    if not makedumpfile.loses_pages(wanted, lost):
+        return ()
+    return (f"{pair}: at vmcore.dump_level = {wanted} the dump lacks them, and crash(8) may not be able to read it",)
 
 
 def _copy_compression(config: Config, host: HostFacts) -> str:

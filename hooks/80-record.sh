@@ -1,13 +1,13 @@
 #!/bin/sh
 # Saves kexec-dmesg.log, the log of the capture environment and its kernel, and dump.json, the record of the dump.
 # Settings: KDUMP_HOST KDUMP_TARGET_NAME KDUMP_TARGET_KIND KDUMP_TARGET_FS_UUID
-# KDUMP_MAKEDUMPFILE_ARGUMENTS KDUMP_LEAST_ARGUMENTS KDUMP_COPY_COMPRESSION.
+# KDUMP_MAKEDUMPFILE_ARGUMENTS KDUMP_LEAST_ARGUMENTS KDUMP_COPY_COMPRESSION KDUMP_LEVEL_NOTE.
 set -eu
 . /lib/kdump/lib.sh
 
 # One that is missing ends this script here, and not a substitution within the record.
 : "$KDUMP_HOST" "$KDUMP_TARGET_NAME" "$KDUMP_TARGET_KIND" "$KDUMP_TARGET_FS_UUID"
-: "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_LEAST_ARGUMENTS" "$KDUMP_COPY_COMPRESSION"
+: "$KDUMP_MAKEDUMPFILE_ARGUMENTS" "$KDUMP_LEAST_ARGUMENTS" "$KDUMP_COPY_COMPRESSION" "$KDUMP_LEVEL_NOTE"
 
 # Prints its argument as a JSON string, reduced to printable ASCII.
 string() {
@@ -78,10 +78,16 @@ steps() {
     done </run/kdump/steps
 }
 
+# Of the dump level only where makedumpfile has made the dump.
 warnings() {
+    _comma=
     if grep -q 'The kernel version is not supported' "$KDUMP_LOG"; then
         string "makedumpfile does not know this kernel version"
+        _comma=', '
     fi
+    case $(name_of "$collector"):$KDUMP_LEVEL_NOTE in
+        makedumpfile:?*) printf '%s' "$_comma" && string "$KDUMP_LEVEL_NOTE" ;;
+    esac
 }
 
 # The least memory that was available; the guard may not have measured anything.

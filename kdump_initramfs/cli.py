@@ -5,14 +5,17 @@ stdout carries data, stderr the log. Exit status 0 done, 1 could not, 2 wrong us
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from kdump_initramfs import __version__
+from kdump_initramfs.commands import paths
 from kdump_initramfs.commands.common import PROGRAM, Command, HelpFormatter
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
+from kdump_initramfs.formats import plaintext
 
 logger = logging.getLogger("kdump_initramfs")
 
@@ -29,10 +32,15 @@ GROUPS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
+    # A locale that lacks a character of our own words is no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     parsed = parser(words[0] if words else "").parse_args(words)
     _set_up_log(logging.DEBUG if parsed.verbose else logging.ERROR if parsed.quiet else logging.INFO)
     command: Command = parsed.command
     try:
+        if parsed.checks_paths:
+            paths.check(parsed)
         status = command(parsed)
         sys.stdout.flush()
     except KdumpError as error:
@@ -63,9 +71,15 @@ def _report(error: KdumpError) -> None:
             logger.error("  hint: %s", one.hint)
 
 
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging calls it so
+        """Return the one line of a message, in which nothing is obeyed by a terminal."""
+        return plaintext.shown(super().formatMessage(record))
+
+
 def _set_up_log(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    handler.setFormatter(_Formatter(f"{PROGRAM}: %(message)s"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(level)

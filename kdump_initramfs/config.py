@@ -33,6 +33,9 @@ Device = Annotated[
 ]
 PositiveInt = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
+DumpLevel = Annotated[
+    Literal["auto"] | Annotated[int, Meta(ge=0, le=31)], Meta(description="auto, or a whole number from 0 to 31")
+]
 Size = Annotated[str, Meta(pattern=r"\A[0-9]+[KMGT]?\Z", description='bytes, or a number with K, M, G or T, as "2G"')]
 Recipient = Annotated[
     str,
@@ -114,8 +117,8 @@ class CaptureSection(_Section, frozen=True, kw_only=True):
 class VmcoreSection(_Section, frozen=True, kw_only=True):
     # "auto": makedumpfile where the host has it, else a plain copy.
     collector: Literal["auto", "makedumpfile", "copy", "dmesg"] = "auto"
-    # makedumpfile -d: pages to leave out.
-    dump_level: Annotated[int, Meta(ge=0, le=31, description="a whole number from 0 to 31")] = 31
+    # makedumpfile -d: pages to leave out; "auto": all that this makedumpfile can leave out of this kernel without loss.
+    dump_level: DumpLevel = "auto"
     # makedumpfile takes lzo, snappy, zstd or zlib (as far as it was built with them), a plain copy zstd or gzip.
     compression: Literal["auto", "none", "lzo", "snappy", "zlib", "zstd", "gzip"] = "auto"
     # Public keys that the vmcore is encrypted to, by age(1); none: it is not.

@@ -130,6 +130,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     makedumpfile: str = ""
     # What this makedumpfile can compress with, of lzo, snappy, zlib, zstd.
     makedumpfile_compressions: tuple[str, ...] = ()
+    makedumpfile_blind_from: str = ""  # the first kernel ("6.10") of which it loses pages (formats/makedumpfile.py)
     vmcore_dmesg: str = ""
     zstd: str = ""
     age: str = ""
@@ -137,8 +138,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     lvm: str = ""
     mdadm: str = ""
     cryptsetup: str = ""
-    # This cryptsetup opens a device by a volume key that is in a keyring (2.7).
-    cryptsetup_takes_volume_keys: bool = False
+    cryptsetup_takes_volume_keys: bool = False  # it opens a device by a volume key that is in a keyring (2.7)
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):

@@ -171,8 +171,8 @@ await_devices() {
 choose_devices() {
     options=$fs_options
     if ! wait_for "$1" find_devices; then
-        [ "$count" -gt 0 ] ||
-            die "no device with $device_name after $1 s$strangers; there are: $(block_devices | tr '\n' ' ')"
+        _all=$(block_devices | tr '\n' ' ')
+        [ "$count" -gt 0 ] || die "no device with $device_name after $1 s$strangers; there are: ${_all:-none}"
         log "only $count of $device_count devices are there:$names"
         options="$options,degraded"
     fi

@@ -211,7 +211,7 @@ assemble_once() {
 # block_devices: prints the names of all block devices, as sysfs spells them.
 block_devices() {
     for _entry in /sys/class/block/*; do
-        echo "${_entry##*/}"
+        [ ! -e "$_entry" ] || echo "${_entry##*/}"
     done
 }
 

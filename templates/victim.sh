@@ -24,6 +24,7 @@ fail() {
 # disk_of_bytes BYTES: prints the disk of that size; no two disks of a rehearsal have the same.
 disk_of_bytes() {
     for entry in /sys/block/*; do
+        [ -e "$entry/size" ] || continue
         if [ "$(($(cat "$entry/size") * 512))" = "$1" ]; then
             echo "/dev/${entry##*/}"
             return
@@ -36,7 +37,8 @@ wait_for_disks() {
     tries=0
     until VICTIM_DISK=$(disk_of_bytes "$VICTIM_DISK_BYTES") && VICTIM_RESULT=$(disk_of_bytes "$VICTIM_RESULT_BYTES"); do
         tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || fail "the disks did not appear: $(echo /sys/block/*)"
+        # shellcheck disable=SC2046  # words
+        [ "$tries" -lt 100 ] || fail "the disks did not appear; there are:" $(ls /sys/block)
         sleep 0.2
     done
     VICTIM_PARTITION=${VICTIM_DISK}1

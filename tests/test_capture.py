@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import typing
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from kdump_initramfs import config, resources
 from kdump_initramfs.image import scripts
-from tests import capture, shell
+from tests import capture, command, shell
 from tests.capture import CONSOLE, LOG, VMCORE, Environment
 from tests.saving import (
     DMESG,
@@ -294,6 +295,34 @@ def test_the_target_is_given_up_when_its_device_does_not_come(environment: Envir
     assert f"no device with file system UUID {capture.FS_UUID} after 1 s" in environment.read(LOG)
     assert "there are: cciss!c0d0" in environment.read(LOG)
     assert not environment.exists("/run/kdump/dump-directory")
+
+
+def test_no_devices_are_none(environment: Environment) -> None:
+    shutil.rmtree(environment.path("/sys/class/block"), ignore_errors=True)
+    assert environment.hook("50-target-disk open").status == 1
+    assert "after 1 s; there are: none" in environment.read(LOG)
+    environment.path("/sys/class/block").mkdir(parents=True)
+    for words in ("block_devices", "has_holder sda", "dm_exists x"):
+        assert environment.shell(f"{words} || :").output == ""
+
+
+SHELL = sorted(
+    path
+    for place in ("templates", "hooks")
+    for path in (command.PROJECT / place).iterdir()
+    if path.suffix in (".sh", ".j2")
+)
+# What is there on every Linux: its own processes.
+ALWAYS = "/proc/[0-9]*/stat"
+LOOP = re.compile(r"for (?P<name>\w+) in (?P<words>[^;]*/\*[^;]*); do\n(?P<body>(?:.*\n){1,6})")
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_no_pattern_is_taken_for_a_file(path: Path) -> None:
+    """Where nothing matches, a shell leaves the pattern as it is: whoever goes over files looks whether they exist."""
+    for loop in LOOP.finditer(path.read_text()):
+        looks = re.compile(r"\[ (! )?-[ecL] \S*|2>/dev/null")
+        assert loop["words"] == ALWAYS or looks.search(loop["body"]), loop[0]
 
 
 def test_what_is_not_mounted_needs_no_close(environment: Environment) -> None:

@@ -12,6 +12,7 @@ from kdump_initramfs import build as spine
 from kdump_initramfs import config
 from kdump_initramfs.formats import kernel_memory
 from kdump_initramfs.formats.kernel_memory import KernelMemory
+from kdump_initramfs.formats.release import version
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
 from kdump_initramfs.loader import minimum, needs, sizing
@@ -181,7 +182,7 @@ def test_cma_leaves_what_must_lie_still() -> None:
     ("release", "numbers"), [("6.1.0-35-amd64", (6, 1)), ("6.18-rc1", (6, 18)), ("x", (0, 0)), ("٦.1", (0, 0))]
 )
 def test_version_of_a_release(release: str, numbers: tuple[int, int]) -> None:
-    assert sizing.version(release) == numbers
+    assert version(release) == numbers
 
 
 # --- of a machine ------------------------------------------------------------------------------------------------

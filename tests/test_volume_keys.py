@@ -4,6 +4,7 @@ import ctypes
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kdump_initramfs.errors import ConfigError, LoadError
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import emit, kexec, volume_keys
 from kdump_initramfs.loader.volume_keys import DIRECTORY
+from tests.command import environment
 
 Make = Callable[..., Root]
 
@@ -107,6 +109,94 @@ def test_key_that_kexec_would_find_is_all_that_is_asked_for() -> None:
     volume_keys.check(["kdump-test:here"])
     with pytest.raises(LoadError, match=r"^kdump-test:none: "):
         volume_keys.check(["kdump-test:here", "kdump-test:none"])
+
+
+# What `sudo` does: a shell of uid 1000 in a session of its own, whose child is root in the same session; and what the
+# shell can do afterwards. Says which keys root's process has found, and what of root's the user can find or list.
+SUDO = """
+import ctypes, os, sys
+from kdump_initramfs.errors import KdumpError
+from kdump_initramfs.loader import volume_keys
+description, wanted = sys.argv[1:3]
+syscall = ctypes.CDLL(None).syscall
+syscall.restype = ctypes.c_long
+def call(number, *arguments):
+    return syscall(*(ctypes.c_long(each) if isinstance(each, int) else each for each in (number, *arguments)))
+ADD_KEY, REQUEST_KEY, KEYCTL = 248, 249, 250
+JOIN, UNLINK, READ, SESSION, USER = 1, 9, 11, -3, -4
+key = call(ADD_KEY, b"logon", description.encode(), b"secret", 6, USER)
+if key < 0:
+    sys.exit(77)
+os.setresuid(1000, 1000, 0)
+if call(KEYCTL, JOIN, None) < 0:
+    sys.exit(77)
+os.setresuid(0, 0, 0)
+child = os.fork()
+if not child:
+    try:
+        volume_keys.check(wanted.split())
+    except KdumpError as error:
+        print(error)
+        os._exit(1)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+root_found = os.waitstatus_to_exitcode(status) == 0
+user = os.fork()
+if not user:
+    os.setresuid(1000, 1000, 1000)
+    found = call(REQUEST_KEY, b"logon", description.encode(), None, 0) >= 0
+    listed = call(KEYCTL, READ, SESSION, ctypes.create_string_buffer(64), 64)
+    print("root", root_found, "user", found, "in the session", listed // 4)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(user, 0)
+call(KEYCTL, UNLINK, key, USER)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="images for x86_64 alone ask for keys")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    ("wanted", "root_found"),
+    [
+        ("kdump-test:of-root", True),
+        ("kdump-test:none", False),
+        ("kdump-test:of-root kdump-test:none", False),
+        ("", True),
+    ],
+)
+def test_nothing_of_root_is_left_in_the_session_of_who_called_sudo(wanted: str, *, root_found: bool) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SUDO, "kdump-test:of-root", wanted],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if ended.returncode == 77:
+        pytest.skip("this process may not add keys")
+    assert ended.stdout.splitlines()[-1:] == [f"root {root_found} user False in the session 0"], ended.stderr
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="images for x86_64 alone ask for keys")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_key_that_the_caller_has_put_into_his_session_is_not_root_s() -> None:
+    """It would be handed over in place of root's, and open nothing."""
+    planted = SUDO.replace(
+        "os.setresuid(0, 0, 0)", 'call(ADD_KEY, b"logon", wanted.encode(), b"x", 1, SESSION)\nos.setresuid(0, 0, 0)'
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", planted, "kdump-test:of-root", "kdump-test:planted"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if ended.returncode == 77:
+        pytest.skip("this process may not add keys")
+    assert ended.stdout.splitlines()[-1:] == ["root False user False in the session 1"], ended.stderr
 
 
 # --- the load ----------------------------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
 """Whether this makedumpfile knows this kernel: by the version in its binary, and what is known of that version."""
 
-import re
 from collections.abc import Iterator
 
 from kdump_initramfs.check.finding import Finding, State
+from kdump_initramfs.formats import makedumpfile
+from kdump_initramfs.formats.release import version
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.loader.sizing import version
 
-# print_info.c, show_version(): "makedumpfile: version 1.7.2 (released on 20 Oct 2022)"; "++" is what follows a release.
-_VERSION = re.compile(rb"makedumpfile: version ([0-9]+)\.([0-9]+)\.([0-9]+)(\+*)")
+parse = makedumpfile.parse
 
 # The newest kernel that a version takes without the words "The kernel version is not supported" (LATEST_VERSION of
 # makedumpfile.h): 1.6.8 by issue 5 of makedumpfile/makedumpfile, 1.7.0 by issue 7, 1.7.2 as measured (6.1 is refused),
@@ -25,12 +24,6 @@ _WHY = (
     "makedumpfile goes on with a kernel that it does not know, and ends well: the dump may lack pages, or have those "
     "that should be left out (6.12 with 1.7.6); a plain copy follows where it fails"
 )
-
-
-def parse(binary: bytes) -> tuple[int, int, int] | None:
-    """Return the version that the binary of makedumpfile names, or None."""
-    match = _VERSION.search(binary)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def knows(found: tuple[int, int, int], kernel: tuple[int, int]) -> bool | None:
@@ -59,8 +52,44 @@ def findings(root: Root, path: str, wanted: str, release: str) -> Iterator[Findi
             remedy="install makedumpfile",
         )
         return
-    found = parse(root.read_bytes(path) or b"")
-    yield _support(path, found, release)
+    yield _support(path, parse(root.read_bytes(path) or b""), release)
+
+
+def dump_level(root: Root, path: str, wanted: int | str, release: str) -> int:
+    """Return the dump level that an image for this kernel has."""
+    return makedumpfile.safe_level(wanted, _lost(root, path, release))
+
+
+def _lost(root: Root, path: str, release: str) -> str:
+    """Return which pages of the kernel makedumpfile at `path` takes for user data."""
+    return makedumpfile.lost_pages(makedumpfile.blind_from(root.read_bytes(path) or b""), release) if path else ""
+
+
+def level_findings(root: Root, path: str, wanted: int | str, release: str) -> Iterator[Finding]:
+    """Yield what is to be said of vmcore.dump_level, `wanted`, where makedumpfile at `path` makes the dump."""
+    lost = _lost(root, path, release)
+    level = makedumpfile.safe_level(wanted, lost)
+    why = (
+        "bit 8 leaves out user data, and what makedumpfile takes for it; a dump without pages of the kernel itself is "
+        "saved as complete, and crash(8) cannot read it (page excluded)"
+    )
+    if makedumpfile.loses_pages(level, lost):
+        yield Finding(
+            name="vmcore.dump_level",
+            state=State.BROKEN,
+            seen=f"{level}, with which {path} leaves out {lost} of kernel {release}",
+            why=why,
+            remedy=f'set it to "auto" or {level & ~makedumpfile.USER_DATA}, or install a newer makedumpfile',
+        )
+        return
+    kept = f", since {path} takes {lost} of kernel {release} for user data: user data is kept" if lost else ""
+    yield Finding(
+        name="vmcore.dump_level",
+        state=State.WEAK if kept and wanted == "auto" else State.OK,
+        seen=f"{level}{kept}" if wanted == "auto" else str(level),
+        why=why,
+        remedy="install a newer makedumpfile; until then the dump takes more room" if kept and wanted == "auto" else "",
+    )
 
 
 _LARGE = "a plain copy takes as much space and time as the machine has memory; makedumpfile leaves out what is no use"

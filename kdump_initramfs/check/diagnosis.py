@@ -75,11 +75,18 @@ def _findings(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
     )
     yield from refused
     yield from processors.findings(root, seen.machine)
-    yield from collector.findings(root, tools.find(root, "makedumpfile"), config.vmcore.collector, seen.release)
+    yield from _collector(root, config, seen)
     yield from _targets(root, config, seen)
     yield from settings.findings(settings.read(root), is_virtual=_is_virtual(root), is_armed=seen.status.armed)
     vmlinux, ids = debuginfo.find(root, seen.release), debuginfo.distribution(root)
     yield from debuginfo.findings(vmlinux, ids, seen.config, seen.release)
+
+
+def _collector(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
+    path, wanted = tools.find(root, "makedumpfile"), config.vmcore.collector
+    yield from collector.findings(root, path, wanted, seen.release)
+    if path and wanted in ("auto", "makedumpfile"):
+        yield from collector.level_findings(root, path, config.vmcore.dump_level, seen.release)
 
 
 def _reservation(root: Root, config: Config, seen: _Machine) -> reservation.Facts:
@@ -131,7 +138,8 @@ def _targets(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
         "target", "a dump needs a place", lambda: targets.read(root, config.targets, generic=is_generic)
     )
     yield from problems
-    expected = target.dump_bytes(memory.read(root), config.vmcore.dump_level, config.vmcore.collector)
+    level = collector.dump_level(root, tools.find(root, "makedumpfile"), config.vmcore.dump_level, seen.release)
+    expected = target.dump_bytes(memory.read(root), level, config.vmcore.collector)
     for each in found or ():
         yield from _target(root, config, each, expected)
         if seen.kernel is not None:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 
-from kdump_initramfs.commands import common
+from kdump_initramfs.commands import common, paths
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import KdumpError, SeveralProblemsError
 from kdump_initramfs.host.root import Root
@@ -33,6 +33,8 @@ def _add_boot_verbs(verbs: "common.Verbs") -> None:
     common.add(verbs, "enable", _enable, "arm this machine at each boot, and follow its kernels and its hot plugging")
     common.add(verbs, "disable", _disable, "undo what enable did")
     hook = common.add(verbs, "kernel-hook", _kernel_hook, "build or remove the image of a kernel; for package managers")
+    # What is wrong with a path must be a warning there, too.
+    hook.set_defaults(checks_paths=False)
     hook.add_argument("action", choices=["add", "remove"])
     hook.add_argument("kernel_version", metavar="KVER", help="kernel release; -: those of the paths on stdin")
     hook.add_argument("paths", metavar="PATH", nargs="*", help="add: its bootable image; remove: what goes with it")
@@ -49,7 +51,7 @@ def _load(args: argparse.Namespace) -> int:
         rearm.rebuild(root, config, image)
     command = kexec.command(root, config, image)
     if args.print_only:
-        print(command)
+        common.print_exactly(f"{command}\n")
         return 0
     kexec.load(root, command)
     logger.info("armed: kernel %s with %s", command.record.manifest.kernel.release, command.image)
@@ -88,9 +90,8 @@ def _status(args: argparse.Namespace) -> int:
     else:
         print("armed" if found.armed else f"not armed, {common.mib(found.reserved_bytes)} reserved")
         if found.loaded is not None:
-            print(f"with {found.loaded.image} for kernel {found.loaded.kernel_release}")
-        for reason in found.stale:
-            print(f"stale: {reason}")
+            common.say([f"with {found.loaded.image} for kernel {found.loaded.kernel_release}"])
+        common.say(f"stale: {reason}" for reason in found.stale)
         if found.proof is not None:
             verdict = "passed" if found.proof.passed else "FAILED"
             where = "of this machine itself" if found.proof.live else "in a guest"
@@ -104,7 +105,7 @@ def _emit(args: argparse.Namespace) -> int:
 
     root, config = Root(args.root), common.config(args)
     command = kexec.command(root, config, common.image(root, config, args.image))
-    sys.stdout.write(emitting.FORMS[args.form](command))
+    common.print_exactly(emitting.FORMS[args.form](command))
     return 0
 
 
@@ -132,6 +133,11 @@ def _kernel_hook(args: argparse.Namespace) -> int:
     from kdump_initramfs.loader import enable as enabling
 
     root = Root(args.root)
+    try:
+        paths.check(args)
+    except KdumpError as error:
+        _warn(args.action, args.kernel_version, error)
+        return 0
     if not enabling.is_wanted(root):
         logger.info("neither enabled nor configured here, so there is nothing to %s (see `enable`)", args.action)
         return 0

@@ -2,15 +2,17 @@
 
 import argparse
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from kdump_initramfs import config as configuration
 from kdump_initramfs.config import Config
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host.root import Root
 
 PROGRAM = "kdump-initramfs"
@@ -53,7 +55,7 @@ def add(verbs: "Verbs", name: str, command: Command, text: str, *, json: bool = 
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
-    verb.set_defaults(command=command)
+    verb.set_defaults(command=command, checks_paths=True)
     common = verb.add_argument_group("common options")
     common.add_argument("--root", metavar="DIR", default="/", help="the machine: / or a directory tree (default: /)")
     common.add_argument("--config", metavar="FILE", help="read this file alone instead of the configured ones")
@@ -94,7 +96,30 @@ def image(root: Root, config: Config, named: str) -> str:
 
 
 def print_json(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(re.sub(r"[^\n -~]", _json_escaped, plaintext.indented(value).decode()))
+
+
+def _json_escaped(match: re.Match[str]) -> str:
+    """Return a character as JSON may have it; of what a terminal obeys, encoders escape only what is ASCII."""
+    if match[0].isprintable():
+        return match[0]
+    encoded = match[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{encoded[start : start + 4]}" for start in range(0, len(encoded), 4))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines for a person: nothing in them is obeyed by a terminal."""
+    for line in lines:
+        print(plaintext.shown(line))
+
+
+def print_exactly(text: str) -> None:
+    """Print what another program reads, every byte as it is; to a terminal as `say` does."""
+    if sys.stdout.isatty():
+        say(text.splitlines())
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
 
 def mib(size_bytes: int) -> str:

@@ -25,7 +25,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(report)
     else:
-        print("\n".join(show.lines(report, everything=args.verbose)))
+        common.say(show.lines(report, everything=args.verbose))
     return report.exit_code
 
 
@@ -37,8 +37,8 @@ def _estimate(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(found)
     else:
-        print("\n".join(sizing.lines(found)))
-        print(bootloader.edit(root, found.plain))
+        common.say(sizing.lines(found))
+        common.say(str(bootloader.edit(root, found.plain)).splitlines())
     return 0
 
 

@@ -1,11 +1,17 @@
 """Saved dumps: dumps list, show, recover, decrypt."""
 
 import argparse
+import errno
 import logging
+import os
+from typing import TYPE_CHECKING
 
-from kdump_initramfs.commands import common
+from kdump_initramfs.commands import common, paths
 from kdump_initramfs.config import Config, PathTarget, RawTarget
 from kdump_initramfs.host.root import Root
+
+if TYPE_CHECKING:
+    from kdump_initramfs.dumps.store import Dump
 
 logger = logging.getLogger(__name__)
 
@@ -35,30 +41,43 @@ def _directories(args: argparse.Namespace) -> list[str]:
     return [root.host(target.path) for target in common.config(args).targets if isinstance(target, PathTarget)]
 
 
-def _list(args: argparse.Namespace) -> int:
-    from kdump_initramfs.dumps import show, store
+def _chosen(args: argparse.Namespace) -> "Dump":
+    """Return the dump that is named; a directory that is named and missing is an error here, and not an empty one."""
+    from kdump_initramfs.dumps import store
 
-    found = store.find(_directories(args))
+    for directory in args.dir:
+        paths.directory(directory, "--dir takes a directory with dumps in it")
+    return store.choose(store.find(_directories(args)), args.name)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from kdump_initramfs.dumps import store
+
+    directories = _directories(args)
+    found = store.find(directories)
+    for directory in args.dir:
+        if not os.path.exists(directory):
+            logger.warning("%s: %s", directory, os.strerror(errno.ENOENT))
+    if not found:
+        logger.info("no dumps in %s", ", ".join(directories) or "any target: none is a directory")
     if args.json:
         common.print_json([{"name": dump.name, "path": dump.path, "complete": dump.is_complete} for dump in found])
         return 0
     for dump in found:
         state = "complete" if dump.is_complete else "INCOMPLETE"
         panic = dump.record.panic if dump.record else "no record"
-        print(show.printable(f"{dump.name}  {state:10}  {common.mib(dump.size_bytes):>10}  {panic}"))
+        common.say([f"{dump.name}  {state:10}  {common.mib(dump.size_bytes):>10}  {panic}"])
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    from kdump_initramfs.dumps import store
-
-    dump = store.choose(store.find(_directories(args)), args.name)
+    dump = _chosen(args)
     if args.json:
         common.print_json(dump)
         return 0
     from kdump_initramfs.dumps import show
 
-    print("\n".join(show.lines(dump, tail=args.lines)))
+    common.say(show.lines(dump, tail=args.lines))
     return 0
 
 
@@ -74,17 +93,17 @@ def _recover(args: argparse.Namespace) -> int:
         common.print_json(recovered)
         return 0
     for each in recovered:
-        print(f"{each.device}: {each.path or each.note}")
+        common.say([f"{each.device}: {each.path or each.note}"])
     if not recovered:
         logger.info('no [[target]] of kind = "raw" is configured, and no device was named')
     return 0
 
 
 def _decrypt(args: argparse.Namespace) -> int:
-    from kdump_initramfs.dumps import decrypt, store
+    from kdump_initramfs.dumps import decrypt
 
-    dump = store.choose(store.find(_directories(args)), args.name)
-    print(decrypt.decrypt(dump, args.identity, args.to or dump.path))
+    dump = _chosen(args)
+    common.say([decrypt.decrypt(dump, args.identity, args.to or dump.path)])
     return 0
 
 

@@ -81,7 +81,7 @@ def _probe(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(facts)
     else:
-        print("\n".join(_describe(facts)))
+        common.say(_describe(facts))
     # What was found is for a bug report, whether it can be built for or not.
     raise_together(spine.refusals(root, config, facts))
     return 0
@@ -126,8 +126,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.manifest:
         common.print_json(inspecting.manifest(args.image))
     elif args.diff:
-        lines = list(inspecting.differences(args.image, args.diff))
-        print("\n".join(lines) if lines else "no differences")
+        common.say(list(inspecting.differences(args.image, args.diff)) or ["no differences"])
     elif args.extract:
         from kdump_initramfs.image import unpack
 
@@ -135,6 +134,5 @@ def _inspect(args: argparse.Namespace) -> int:
     elif args.path:
         sys.stdout.buffer.write(inspecting.extract(args.image, args.path))
     else:
-        for member in inspecting.members(args.image):
-            print(inspecting.line(member))
+        common.say(inspecting.line(member) for member in inspecting.members(args.image))
     return 0

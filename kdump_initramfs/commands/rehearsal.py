@@ -52,7 +52,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(result)
     else:
-        print("\n".join(rehearsing.summary(result)))
+        common.say(rehearsing.summary(result))
     return 0 if result.passed else 1
 
 
@@ -76,5 +76,5 @@ def _find_minimum(args: argparse.Namespace, root: Root, config: Config, image: s
     if args.json:
         common.print_json(found)
     else:
-        print("\n".join(minimum.summary(found)))
+        common.say(minimum.summary(found))
     return 0

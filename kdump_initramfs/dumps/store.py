@@ -112,11 +112,17 @@ def _find_in(directory: str) -> Iterator[Dump]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise HostError(f"{directory}: {error.strerror}", hint="dumps are root's alone: run as root") from error
+        raise _unreadable(directory, error) from error
     for name in names:
         path = os.path.join(directory, name)
         if is_name(name) and os.path.isdir(path) and not os.path.islink(path):
             yield read(path)
+
+
+def _unreadable(path: str, error: OSError) -> HostError:
+    hidden = isinstance(error, PermissionError)
+    hint = "dumps are root's alone: run as root" if hidden else "name a directory with dumps in it"
+    return HostError(f"{path}: {error.strerror}", hint=hint)
 
 
 def _age(dump: Dump) -> tuple[str, int, str]:
@@ -130,7 +136,7 @@ def read(path: str) -> Dump:
         names = sorted(os.listdir(path))
         record = _read_record(os.path.join(path, RECORD)) if RECORD in names else None
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="dumps are root's alone: run as root") from error
+        raise _unreadable(path, error) from error
     unfinished = tuple(name for name in names if name.endswith("-incomplete"))
     return Dump(name=os.path.basename(path.rstrip("/")), path=path, record=record, incomplete=unfinished)
 

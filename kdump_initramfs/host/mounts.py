@@ -29,7 +29,7 @@ class Mount(Struct, frozen=True, kw_only=True):
 
 def parse(text: str) -> tuple[Mount, ...]:
     """Return the mounts in the order of mounting; lines that are not of the format are left out."""
-    return tuple(mount for line in text.splitlines() if (mount := _parse_line(line)) is not None)
+    return tuple(mount for line in text.split("\n") if (mount := _parse_line(line)) is not None)
 
 
 def _parse_line(line: str) -> Mount | None:

@@ -6,6 +6,7 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, Kernel
@@ -61,7 +62,7 @@ def load_facts(path: str) -> HostFacts:
     """Return the facts in a file that `probe --json` wrote."""
     try:
         with open(path, "rb") as stream:
-            return msgspec.json.decode(stream.read(), type=HostFacts)
+            return plaintext.decode(stream.read(), HostFacts)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="name a file that `probe --json` wrote") from error
     except msgspec.DecodeError as error:

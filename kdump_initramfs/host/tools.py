@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from kdump_initramfs.formats import elf
+from kdump_initramfs.formats import makedumpfile as dumper
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import Tools
 
@@ -42,6 +43,7 @@ def read(root: Root) -> Tools:
         busybox_applets=parse_applets(root.read_bytes(busybox) or b"") if busybox else (),
         makedumpfile=makedumpfile,
         makedumpfile_compressions=_compressions(root, makedumpfile) if makedumpfile else (),
+        makedumpfile_blind_from=dumper.blind_from(root.read_bytes(makedumpfile) or b"") if makedumpfile else "",
         vmcore_dmesg=find(root, "vmcore-dmesg"),
         zstd=find(root, "zstd"),
         age=find(root, "age"),

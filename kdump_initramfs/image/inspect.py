@@ -8,16 +8,23 @@ from collections.abc import Iterator
 import msgspec
 
 from kdump_initramfs.errors import ImageError
-from kdump_initramfs.formats import compression, cpio
+from kdump_initramfs.formats import compression, cpio, plaintext
 from kdump_initramfs.image.write import MANIFEST_PATH
 from kdump_initramfs.model import Manifest
 
 
 def members(image: str) -> Iterator[cpio.Member]:
-    """Yield the entries of an image in their order; ImageError where it is damaged."""
+    """Yield the entries of an image in their order; ImageError, which names it, where it is damaged or none."""
     try:
         with open(image, "rb") as stream, compression.reader(stream, image) as unpacked:
             yield from cpio.read(unpacked)
+    except ImageError as error:
+        said = str(error)
+        raise ImageError(
+            said if said.startswith(f"{image}: ") else f"{image}: {said}",
+            hint=error.hint
+            or "name an image that `kdump-initramfs build` wrote; if it is one, it is damaged: build it again",
+        ) from error
     except OSError as error:
         raise ImageError(f"{image}: {error.strerror}", hint="name a readable image") from error
 
@@ -32,7 +39,7 @@ def manifest(image: str) -> Manifest:
 
 def _decode(image: str, data: bytes) -> Manifest:
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return plaintext.decode(data, Manifest)
     except msgspec.DecodeError as error:
         raise ImageError(f"{image}: {MANIFEST_PATH}: {error}", hint="build it again") from error
 

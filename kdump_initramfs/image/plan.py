@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, Problems, raise_together
-from kdump_initramfs.formats import ldso
+from kdump_initramfs.formats import ldso, plaintext
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import basis, drivers, kmod, layout, scripts
@@ -215,7 +215,7 @@ def as_list(plan: Plan, *, reasons: bool = False) -> str:
         lines.append(_line(entry))
         if reasons and entry.reason:
             lines.append(f"#   {entry.reason}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{plaintext.shown(line)}\n" for line in lines)
 
 
 def _line(entry: Entry) -> str:

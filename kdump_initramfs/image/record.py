@@ -13,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from kdump_initramfs.errors import ImageError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.model import FACTS_SCHEMA, ImageRecord
 
 # The end of the name of a file that is being written beside an image.
@@ -123,7 +124,7 @@ def _decoded(path: str) -> ImageRecord | None:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}", hint="run as root") from error
     try:
-        return msgspec.json.decode(content, type=ImageRecord)
+        return plaintext.decode(content, ImageRecord)
     except msgspec.ValidationError:
         return _of_older_version(content)
 
@@ -133,10 +134,10 @@ def _of_older_version(content: bytes) -> ImageRecord:
 
     Raises msgspec.ValidationError where it is no such record.
     """
-    found = msgspec.json.decode(content, type=dict[str, object])
+    found = plaintext.decode(content, dict[str, object])
     manifest = msgspec.convert(found.get("manifest"), type=dict[str, object])
     if manifest.get("schema") == FACTS_SCHEMA:
-        return msgspec.json.decode(content, type=ImageRecord)
+        return plaintext.decode(content, ImageRecord)
     return msgspec.convert({**found, "basis": None, "manifest": {**manifest, "targets": []}}, type=ImageRecord)
 
 
@@ -153,7 +154,7 @@ def sha256_of(path: str) -> str:
 
 def to_json(value: object) -> bytes:
     """Return a struct as JSON for people: indented, one newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    return plaintext.indented(value) + b"\n"
 
 
 def write_beside(path: str, content: bytes) -> None:

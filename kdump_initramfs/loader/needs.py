@@ -8,6 +8,7 @@ from msgspec import Struct
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import kernel_memory
+from kdump_initramfs.formats.release import version
 from kdump_initramfs.host import kernel_config, memory, probe, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, record
@@ -145,7 +146,7 @@ def _encrypts_memory(root: Root) -> bool:
 def _has_cma(root: Root) -> bool:
     """Whether the running kernel reserves from CMA: x86, Linux 6.17 (arch/x86/kernel/setup.c), CONFIG_CMA."""
     release = root.read_word(_OSRELEASE)
-    if not release or tools.machine(root) != "x86_64" or sizing.version(release) < _CMA_SINCE:
+    if not release or tools.machine(root) != "x86_64" or version(release) < _CMA_SINCE:
         return False
     known = kernel_config.read(root, release, "/boot", f"/lib/modules/{release}")
     return known is not None and known.is_on("CMA")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.formats.kernel_memory import KernelMemory
+from kdump_initramfs.formats.release import version
 from kdump_initramfs.loader.minimum import Minimum
 from kdump_initramfs.model import SCHEMA
 from kdump_initramfs.storage import LogicalVolume, TargetFacts, stack_of
@@ -287,14 +288,6 @@ def _root_limit(needs: Needs, terms: Sequence[Term]) -> int:
     unpacked = needs.unpacked_bytes * 102 // 100
     share = unpacked * 10 // 9 if version(needs.release) >= _OPTIONS_SINCE else unpacked * 2
     return kernel + needs.packed_bytes + share
-
-
-def version(release: str) -> tuple[int, int]:
-    """Return the first two numbers of a kernel release; (0, 0) where it does not begin with them."""
-    numbers = release.partition("-")[0].split(".")[:2]
-    if len(numbers) == 2 and all(number.isascii() and number.isdigit() for number in numbers):
-        return int(numbers[0]), int(numbers[1])
-    return 0, 0
 
 
 # --- other places ------------------------------------------------------------------------------------------------

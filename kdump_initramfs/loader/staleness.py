@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from kdump_initramfs import __version__, resources
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ImageError, KdumpError, SeveralProblemsError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import basis, record
@@ -131,7 +132,7 @@ def _flat(config: Config) -> dict[str, object]:
 
 
 def _change(before: object, now: object) -> str:
-    texts = [msgspec.json.encode(value).decode() for value in (before, now)]
+    texts = [plaintext.encode(value).decode() for value in (before, now)]
     if max(map(len, texts)) > _LONGEST_VALUE:
         return "has changed since the image was built"
     return f"was {texts[0]}, is {texts[1]}"

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host import hotplug
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
@@ -52,7 +53,7 @@ def read(root: Root) -> Loaded | None:
     if content is None:
         return None
     try:
-        return msgspec.json.decode(content, type=Loaded)
+        return plaintext.decode(content, Loaded)
     except msgspec.DecodeError as error:
         raise HostError(f"{_PATH}: {error}", hint="run: kdump-initramfs load") from error
 

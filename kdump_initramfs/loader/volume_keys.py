@@ -18,7 +18,7 @@ DIRECTORY = "/sys/kernel/config/crash_dm_crypt_keys"
 
 # asm/unistd_64.h of x86, the one architecture whose images ask for keys, and linux/keyctl.h.
 _REQUEST_KEY, _KEYCTL = 249, 250
-_LINK, _SESSION_KEYRING, _USER_KEYRING = 8, -3, -4
+_JOIN_SESSION, _LINK, _SESSION_KEYRING, _USER_KEYRING = 1, 8, -3, -4
 
 
 def item(number: int) -> str:
@@ -27,7 +27,12 @@ def item(number: int) -> str:
 
 
 def check(descriptions: Sequence[str]) -> None:
-    """Raise LoadError for the keys that kexec would not find: it frees what is loaded before it looks for them."""
+    """Raise LoadError for the keys that kexec would not find: it frees what is loaded before it looks for them.
+
+    This process, and kexec as its child, get a session keyring of their own, which leads to root's.
+    """
+    if descriptions:
+        _enter_session()
     raise_together(
         [
             LoadError(
@@ -37,7 +42,7 @@ def check(descriptions: Sequence[str]) -> None:
                 "before still is",
             )
             for description in descriptions
-            if not _is_within_reach(description)
+            if not _has_key(description)
         ]
     )
 
@@ -89,16 +94,18 @@ def _write(root: Root, path: str, value: str) -> None:
         stream.write(value.encode("utf-8", "surrogateescape"))
 
 
-def _is_within_reach(description: str) -> bool:
-    """Tell whether a child of this process finds the key, as the kernel looks for it: request_key(2)."""
-    if _has_key(description):
-        return True
-    # A service of systemd has a session keyring that does not lead to root's own (KeyringMode= in systemd.exec(5)).
-    _call(_KEYCTL, _LINK, _USER_KEYRING, _SESSION_KEYRING)
-    return _has_key(description)
+def _enter_session() -> None:
+    """Leave the session keyring for an anonymous one that leads to root's keyring and ends with this process.
+
+    The one that was inherited need not lead there (KeyringMode= in systemd.exec(5)), and must not be made to: that of
+    sudo's caller is still his when we have ended, and whoever possesses a keyring has what it leads to (keyrings(7)).
+    """
+    if _call(_KEYCTL, _JOIN_SESSION, None):
+        _call(_KEYCTL, _LINK, _USER_KEYRING, _SESSION_KEYRING)
 
 
 def _has_key(description: str) -> bool:
+    """Tell whether a child of this process finds the key, as the kernel looks for it: request_key(2)."""
     return _call(_REQUEST_KEY, b"logon", description.encode("utf-8", "surrogateescape"), None, 0)
 
 

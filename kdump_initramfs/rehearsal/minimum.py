@@ -106,7 +106,8 @@ def _rehearse(root: Root, config: Config, image: str, options: Options, mib: int
     except RehearsalError as error:
         return _heard(Trial(mib=mib, passed=False, reason=str(error)))
     failed = next((check for check in result.checks if not check.passed), None)
-    reason = f"{failed.name}: {failed.detail}" if failed else ""
+    cause = f" ({result.diagnosis.cause})" if result.diagnosis else ""
+    reason = f"{failed.name}: {failed.detail}{cause}" if failed else ""
     return _heard(Trial(mib=mib, passed=result.passed, reason=reason))
 
 

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.dumps import store
-from kdump_initramfs.errors import RehearsalError
+from kdump_initramfs.errors import ConfigError, RehearsalError
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import kexec, proof
-from kdump_initramfs.rehearsal import qemu, storage, verify, victim
+from kdump_initramfs.rehearsal import diagnose, qemu, reservation, storage, verify, victim
+from kdump_initramfs.rehearsal.diagnose import Diagnosis
 from kdump_initramfs.rehearsal.verify import Check, Expected
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Result(Struct, frozen=True, kw_only=True):
     # From the record of the dump; 0 where there is none.
     memory_low_kib: int = 0
     vmcore_bytes: int = 0
+    # Why it failed, as far as the console tells; None where it did not fail.
+    diagnosis: Diagnosis | None = None
 
     @property
     def passed(self) -> bool:
@@ -104,6 +107,7 @@ class _Phases:
 
 def rehearse(root: Root, config: Config, image: str, options: Options) -> Result:
     """Hold a rehearsal of `image` and return what came of it; RehearsalError where it could not be held."""
+    check_options(options)
     # On a busy machine the emulated timer may come too late for the kernel to believe in it.
     append = f"console={_machine(root).console} crashkernel={options.crashkernel} panic=1 no_timer_check"
     command = kexec.command(root, config, image, running=append.split())
@@ -142,6 +146,9 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
             manifest_digest=command.record.digest,
         )
         result = _result(command, options, accel, phases, verify.verify(saved, expected), saved)
+        if not result.passed:
+            with open(_console(directory, "crash"), encoding="utf-8", errors="replace") as stream:
+                result = replace(result, diagnosis=diagnose.diagnose(stream.read()))
     if options.is_proof:
         proof.write(
             image,
@@ -153,6 +160,14 @@ def rehearse(root: Root, config: Config, image: str, options: Options) -> Result
             ),
         )
     return result
+
+
+def check_options(options: Options) -> None:
+    """Raise ConfigError for what no guest could be made of."""
+    for name, value in (("--memory", options.memory_mib), ("--timeout", options.timeout_s)):
+        if value < 1:
+            raise ConfigError(f"{name} {value}: not 1 or more", hint="leave it out for the usual value")
+    reservation.check(options.crashkernel, options.memory_mib)
 
 
 def _machine(root: Root) -> qemu.Machine:
@@ -175,7 +190,7 @@ def _make_disks(directory: str, recipe: storage.Recipe, disk_bytes: int) -> tupl
 def _boot(guest: qemu.Guest, phase: str, directory: str, options: Options, phases: _Phases) -> qemu.Accel:
     """Boot the guest for one phase, to its end, and return how QEMU ran it."""
     phases.begin(f"booting the guest to {phase}")
-    console = os.path.join(directory, f"{phase}.console")
+    console = _console(directory, phase)
     outcome = qemu.run(
         replace(guest, append=f"{guest.append} VICTIM_PHASE={phase}"),
         accel=options.accel,
@@ -183,12 +198,23 @@ def _boot(guest: qemu.Guest, phase: str, directory: str, options: Options, phase
         console_log=console,
         on_line=phases.hear,
     )
-    kept = f"see {console}" if options.keep else "run it again with --keep DIR, and read the console logs there"
-    if phases.failure:
-        raise RehearsalError(f"in the guest: {phases.failure}", hint=kept)
-    if outcome.ended != "exited":
-        raise RehearsalError(f"the guest did not end within {options.timeout_s} s", hint=kept)
-    return outcome.accel
+    timed_out = outcome.ended != "exited"
+    if not phases.failure and not timed_out:
+        return outcome.accel
+    with open(console, encoding="utf-8", errors="replace") as stream:
+        text = stream.read()
+    found = diagnose.diagnose(text, timed_out=timed_out) if phase == "crash" else diagnose.unread(text)
+    for line in found.lines:
+        logger.info("  | %s", line)
+    kept = f"see {console}" if options.keep else "--keep DIR keeps the console logs"
+    said = (
+        f"in the guest: {phases.failure}" if phases.failure else f"the guest did not end within {options.timeout_s} s"
+    )
+    raise RehearsalError(f"{said}: {found.cause}", hint=f"{found.remedy}; {kept}")
+
+
+def _console(directory: str, phase: str) -> str:
+    return os.path.join(directory, f"{phase}.console")
 
 
 def _result(
@@ -234,6 +260,8 @@ def summary(result: Result) -> Iterator[str]:
     for check in result.checks:
         detail = f": {check.detail}" if check.detail else ""
         yield f"  {'ok    ' if check.passed else 'FAILED'} {check.name}{detail}"
+    if result.diagnosis is not None:
+        yield from diagnose.summary(result.diagnosis)
     yield f"under {result.accel.upper()}, crashkernel={result.crashkernel}:"
     for name, seconds in result.seconds.items():
         yield f"  {seconds:7.2f} s  {name}"
