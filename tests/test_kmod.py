@@ -1,5 +1,6 @@
 """Module resolution: on small trees written by hand, and against modprobe for every module of real kernels."""
 
+import lzma
 import os
 import re
 import shutil
@@ -345,3 +346,44 @@ def test_aliases_of_real_kernels_as_modprobe_resolves_them() -> None:
 def alias_example(pattern: str) -> str:
     """Return a name that a pattern matches."""
     return re.sub(r"\[(.)[^]]*]", r"\1", re.sub(r"[*?]", "0", pattern))
+
+
+# --- what is kept of modules that were unpacked ------------------------------------------------------------------------
+
+
+def packed_module(tmp_path: Path) -> tuple[kmod.Modules, Path]:
+    """Return a kernel with one compressed module that asks for firmware, and the file of the module."""
+    content = lzma.compress(elfmaker.module(("firmware", "none.bin")), check=lzma.CHECK_CRC32)
+    root = write(tmp_path, {f"{DIR}/modules.dep": "kernel/card.ko.xz:\n", f"{DIR}/kernel/card.ko.xz": content})
+    return kmod.Modules(root, DIR), tmp_path / DIR.lstrip("/") / "kernel/card.ko.xz"
+
+
+def spoil(path: Path) -> None:
+    """Write something else to a file, of the same size and time."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_what_was_unpacked_for_its_firmware_is_not_unpacked_again(tmp_path: Path) -> None:
+    modules, path = packed_module(tmp_path)
+    modules.firmware(modules.resolve(["card"]))
+    spoil(path)
+    assert kmod.unpacked(str(path)) == elfmaker.module(("firmware", "none.bin"))
+    # Once: the memory is given back.
+    assert kmod.unpacked(str(path))[:1] == b"x"
+
+
+def test_a_module_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    modules, path = packed_module(tmp_path)
+    modules.firmware(modules.resolve(["card"]))
+    path.write_bytes(b"new")
+    assert kmod.unpacked(str(path)) == b"new"
+
+
+def test_a_module_that_is_no_file_is_named(tmp_path: Path) -> None:
+    modules, path = packed_module(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(HostError, match=rf"^{DIR}/kernel/card\.ko\.xz: no such file$"):
+        modules.content(f"{DIR}/kernel/card.ko.xz")

@@ -8,7 +8,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -25,6 +25,8 @@ _FIRMWARE_DIRS = (
 )
 _FIRMWARE_SUFFIXES = ("", ".zst", ".xz")
 _MAX_MODULE_BYTES = 256 << 20
+# What is kept of modules that were unpacked, until the image wants them.
+_MAX_KEPT_BYTES = 96 << 20
 # By how many characters aliases are sorted at first: enough to tell the buses apart.
 _START = 4
 _find_wildcard = re.compile(r"[*?\[ ]").split
@@ -188,19 +190,53 @@ def _matches(pattern: str, name: str) -> bool:
     return True
 
 
-def unpacked(path: str) -> bytes:
-    """Return the module in a file of this machine, unpacked.
+class _Kept:
+    """What modules unpack to, until the image wants it: firmware is looked for in them first, and xz takes 10 ms per MB.
 
-    It is kept for a while: firmware is looked for in it, then the image wants it, and xz takes 10 ms per MB.
+    All of them are read before the first is wanted again, so that the limit is one of bytes, and each is given out once.
     """
-    status = os.stat(path)
-    return _unpacked(path, status.st_mtime_ns, status.st_size)
+
+    def __init__(self) -> None:
+        self._contents: dict[tuple[str, int, int], bytes] = {}
+        self._bytes = 0
+
+    def read(self, path: str) -> bytes:
+        """Return the module in a file, unpacked, and keep it where there was something to unpack."""
+        key = self._key(path)
+        packed, content = _unpack(path)
+        if content is not packed:
+            self._bytes += len(content) - len(self._contents.pop(key, b""))
+            self._contents[key] = content
+        while self._bytes > _MAX_KEPT_BYTES:
+            self._bytes -= len(self._contents.pop(next(iter(self._contents))))
+        return content
+
+    def take(self, path: str) -> bytes:
+        """Return the module in a file, unpacked; what was kept of it is kept no longer."""
+        content = self._contents.pop(self._key(path), None)
+        if content is None:
+            return _unpack(path)[1]
+        self._bytes -= len(content)
+        return content
+
+    @staticmethod
+    def _key(path: str) -> tuple[str, int, int]:
+        status = os.stat(path)
+        return path, status.st_mtime_ns, status.st_size
 
 
-@lru_cache(maxsize=64)
-def _unpacked(path: str, _mtime_ns: int, _size_bytes: int) -> bytes:
+def _unpack(path: str) -> tuple[bytes, bytes]:
     with open(path, "rb") as stream:
-        return compression.unpack(stream.read(), limit_bytes=_MAX_MODULE_BYTES, name=path)
+        packed = stream.read()
+    return packed, compression.unpack(packed, limit_bytes=_MAX_MODULE_BYTES, name=path)
+
+
+_kept = _Kept()
+
+
+def unpacked(path: str) -> bytes:
+    """Return the module in a file of this machine, unpacked, for the image."""
+    return _kept.take(path)
 
 
 # --- one kernel --------------------------------------------------------------------------------------------------
@@ -285,9 +321,13 @@ class Modules:
 
     def content(self, path: str) -> bytes:
         """Return a module, unpacked."""
+        hint = f"reinstall this kernel, or run depmod {self._release}"
         if not self._root.is_file(path):
-            raise HostError(f"{path}: no such file", hint=f"reinstall this kernel, or run depmod {self._release}")
-        return unpacked(self._root.host(self._root.resolve(path)))
+            raise HostError(f"{path}: no such file", hint=hint)
+        try:
+            return _kept.read(self._root.host(self._root.resolve(path)))
+        except OSError as error:
+            raise HostError(f"{path}: {error.strerror}", hint=hint) from error
 
     @cached_property
     def files(self) -> Mapping[str, tuple[str, str]]:
@@ -333,13 +373,8 @@ class Modules:
         )
 
     def _wanted_firmware(self, module: Module) -> Iterator[str]:
-        packed = self._root.read_bytes(module.path)
-        if packed is None:
-            raise HostError(
-                f"{module.path}: no such file", hint=f"reinstall this kernel, or run depmod {self._release}"
-            )
-        unpacked = compression.unpack(packed, limit_bytes=_MAX_MODULE_BYTES)
-        return (value for key, value in elf.modinfo(unpacked, module.path) if key == "firmware")
+        content = self.content(module.path)
+        return (value for key, value in elf.modinfo(content, module.path) if key == "firmware")
 
     def _find_firmware(self, wanted: str) -> Iterator[str]:
         """Yield the file that the kernel would take, or all that a pattern names (some drivers list patterns)."""

@@ -97,7 +97,7 @@ def _check(host: HostFacts, runs: Sequence[HookRun], tables: Sequence[Mapping[st
 
 def _check_names(tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
     for name, value in (item for table in tables for item in table.items()):
-        if not _SETTING.fullmatch(name) and name != "LDLIBRARY_PATH":
+        if not _SETTING.fullmatch(name) and name != "LD_LIBRARY_PATH":
             yield HookError(f"{name}: not a name for a setting", hint="settings are named KDUMP_…, in capitals")
         if "\0" in value or "\n" in value:
             yield HookError(f"{name}: a value of several lines", hint="put such data into a file of the image")
