@@ -10,7 +10,9 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from kdump_initramfs import driver_set
 from kdump_initramfs.config import Config
+from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 
 SCHEMA = 1
 
@@ -115,6 +117,8 @@ class Kernel(Struct, frozen=True, kw_only=True):
     initramfs_compressions: tuple[str, ...] | None
     # It hands volume keys of LUKS devices over to a capture kernel, and takes them as one (CONFIG_CRASH_DM_CRYPT).
     hands_over_volume_keys: bool = False
+    # It can load modules (CONFIG_MODULES); one that cannot has everything built in.
+    modular: bool = True
     # Why kexec gets a copy that is beside the capture image; "" where it gets the image itself.
     copied_because: Literal["", "packed", "unmounted"] = ""
 
@@ -268,6 +272,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     tools: Tools = field(default_factory=Tools)
     crypttab: tuple[CryptEntry, ...] = ()
     watchdogs: tuple[Watchdog, ...] = ()
+    module_settings: ModuleSettings = field(default_factory=ModuleSettings)
     # In the order in which they run.
     pre_scripts: tuple[Script, ...] = ()
     post_scripts: tuple[Script, ...] = ()
@@ -279,15 +284,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 # --- what hooks say ----------------------------------------------------------------------------------------------
 
 
-class DriverSet(Struct, frozen=True, kw_only=True):
-    """Modules for devices that are not known yet: taken along, and loaded when a device asks for them."""
-
-    # Directories of modules, as modules.dep spells them; of what is in them, what a device can ask for is taken.
-    directories: tuple[str, ...]
-    # Names of modules to leave out.
-    without: tuple[str, ...] = ()
-    # Directories: what needs a module of one of them is left out too.
-    independent_of: tuple[str, ...] = ()
+DriverSet = driver_set.DriverSet
 
 
 class Contribution(Struct, frozen=True, kw_only=True):

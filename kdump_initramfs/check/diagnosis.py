@@ -127,8 +127,9 @@ def _targets(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
     expected = target.dump_bytes(memory.read(root), config.vmcore.dump_level, config.vmcore.collector)
     for each in found or ():
         yield from _target(root, config, each, expected)
-        if seen.kernel is not None:
-            yield from target.drivers(each, _modules(root, seen.kernel))
+        # Of a kernel without modules that does not list what it has built in nothing is known.
+        if seen.kernel is not None and ((known := _modules(root, seen.kernel)) or seen.kernel.modular):
+            yield from target.drivers(each, known)
 
 
 def _target(root: Root, config: Config, facts: TargetFacts, expected: int) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from kdump_initramfs.errors import HookError, HostError, KdumpError, raise_toget
 from kdump_initramfs.image import render
 from kdump_initramfs.model import Entry, File, HookRun, HostFacts, OnFailure, Phase, Text
 
-LIBRARY = ("lib.sh", "process.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
+LIBRARY = ("lib.sh", "process.sh", "modules.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
 _SETTING = re.compile(r"KDUMP_[A-Z0-9_]+")
 _ASSIGNED = re.compile(r"^\s*(KDUMP_[A-Z0-9_]+)=", re.MULTILINE)
 
