@@ -2,10 +2,11 @@
 # Loads the planned modules in the planned order, and gives their files' memory back (rootfs is memory). No settings.
 set -eu
 . /lib/kdump/lib.sh
+. /lib/kdump/modules.sh
 
 # load MODULE: a driver for hardware that is not there (ENODEV) is no failure: an alias brings all that answer to it.
 load() {
-    insmod "$1" 2>/run/kdump/insmod-said && return
+    load_module "$1" 2>/run/kdump/insmod-said && return
     _said=$(recall insmod-said)
     log "cannot load $1: $_said"
     case $_said in
@@ -14,6 +15,7 @@ load() {
     esac
 }
 
+read_parameters
 failed=0
 while read -r module; do
     load "$module" || failed=1

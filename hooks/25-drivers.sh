@@ -5,6 +5,7 @@ set -eu
 # A star in the name of a device is no pattern of files.
 set -f
 . /lib/kdump/lib.sh
+. /lib/kdump/modules.sh
 . /etc/kdump/drivers/aliases
 
 # The drivers that have been asked for, each between spaces.
@@ -27,7 +28,7 @@ load_driver() {
     _files=$(sed -n "s/^$1: //p" /etc/kdump/drivers/order)
     for _file in $_files; do
         _module=${_file##*/}
-        [ -e "/sys/module/${_module%.ko}" ] || insmod "$_file" || log "cannot load $_file"
+        [ -e "/sys/module/${_module%.ko}" ] || load_module "$_file" || log "cannot load $_file"
         rm -f "$_file"
     done
 }
@@ -40,6 +41,7 @@ load_new() {
             *" $_driver "*) continue ;;
         esac
         asked="$asked$_driver "
+        is_blacklisted "$_driver" && continue
         _new="$_new $_driver"
         load_driver "$_driver"
     done

@@ -28,5 +28,8 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
                 "kernel/net/wireless",
                 *(f"kernel/drivers/net/{directory}" for directory in _NOT_WANTED),
             ),
+            # Of a driver that is no part of the kernel's tree (net/core/dev.c); class 0200 of PCI is Ethernet.
+            calls=("register_netdev", "register_netdevice"),
+            devices=("pci:*bc02sc00*",),
         )
     )

@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from kdump_initramfs.config import Config
+from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 from kdump_initramfs.storage import OnBlockDevices, TargetFacts
 
 # Of what is printed as JSON, and of facts with what holds them: `probe --json`, manifests.
@@ -90,6 +91,8 @@ class Kernel(Struct, frozen=True, kw_only=True):
     initramfs_compressions: tuple[str, ...] | None
     # It hands volume keys of LUKS devices over to a capture kernel, and takes them as one (CONFIG_CRASH_DM_CRYPT).
     hands_over_volume_keys: bool = False
+    # It can load modules (CONFIG_MODULES); one that cannot has everything built in.
+    modular: bool = True
     # Why kexec gets a copy that is beside the capture image; "" where it gets the image itself.
     copied_because: Literal["", "packed", "unmounted"] = ""
 
@@ -157,6 +160,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     tools: Tools = field(default_factory=Tools)
     crypttab: tuple[CryptEntry, ...] = ()
     watchdogs: tuple[Watchdog, ...] = ()
+    module_settings: ModuleSettings = field(default_factory=ModuleSettings)
     # In the order in which they run.
     pre_scripts: tuple[Script, ...] = ()
     post_scripts: tuple[Script, ...] = ()
@@ -180,6 +184,9 @@ class DriverSet(Struct, frozen=True, kw_only=True):
     without: tuple[str, ...] = ()
     # Directories: what needs a module of one of them is left out too.
     independent_of: tuple[str, ...] = ()
+    # What tells of a module from outside of the kernel's tree that it belongs here: functions that it calls, devices.
+    calls: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 class BuildOnly(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Tiny ELF files for tests: just the headers, and a dynamic segment or a .modinfo section."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
@@ -99,18 +99,40 @@ def module(*pairs: tuple[str, str], machine: Machine = X86_64, name: str = ".mod
     return with_section(name, content, machine=machine)
 
 
+def calling(
+    *symbols: str, pairs: Sequence[tuple[str, str]] = (), own: Sequence[str] = (), machine: Machine = X86_64
+) -> bytes:
+    """Return a kernel module that takes symbols from elsewhere, and has others of its own."""
+    layout = _Layout(machine)
+    names, table = bytearray(b"\0"), bytearray(24 if layout.bits == 64 else 16)
+    for symbol, section in [*((each, 0) for each in symbols), *((each, 1) for each in own)]:
+        if layout.bits == 64:
+            table += struct.pack(f"{layout.order}IBBHQQ", len(names), 0x10, 0, section, 0, 0)
+        else:
+            table += struct.pack(f"{layout.order}IIIBBH", len(names), 0, 0, 0x10, 0, section)
+        names += symbol.encode() + b"\0"
+    info = b"".join(f"{key}={value}\0".encode() for key, value in pairs)
+    return with_sections({".modinfo": info, ".symtab": bytes(table), ".strtab": bytes(names)}, machine=machine)
+
+
 def with_section(name: str, content: bytes, *, machine: Machine = X86_64) -> bytes:
     """Return a file with a section of that name."""
+    return with_sections({name: content}, machine=machine)
+
+
+def with_sections(sections: Mapping[str, bytes], *, machine: Machine = X86_64) -> bytes:
+    """Return a file with sections of these names."""
     layout = _Layout(machine)
-    names = f"\0.text\0{name}\0.shstrtab\0".encode()
-    start = layout.header_bytes
-    shoff = start + len(content) + len(names)
+    names = b"\0.text\0" + b"".join(f"{name}\0".encode() for name in sections) + b".shstrtab\0"
+    headers = layout.section(0, 0, 0, 0) + layout.section(1, 1, layout.header_bytes, 0)
+    content = b""
+    for name, each in sections.items():
+        start = layout.header_bytes + len(content)
+        headers += layout.section(names.index(f"\0{name}\0".encode()) + 1, 1, start, len(each))
+        content += each
+    start = layout.header_bytes + len(content)
+    headers += layout.section(names.index(b"\0.shstrtab\0") + 1, 3, start, len(names))
+    shoff = start + len(names)
     shoff += -shoff % 8
-    sections = (
-        layout.section(0, 0, 0, 0)
-        + layout.section(1, 1, start, 0)
-        + layout.section(7, 1, start, len(content))
-        + layout.section(8 + len(name), 3, start + len(content), len(names))
-    )
-    body = layout.header(shoff=shoff, shnum=4) + content + names
-    return body.ljust(shoff, b"\0") + sections
+    body = layout.header(shoff=shoff, shnum=3 + len(sections)) + content + names
+    return body.ljust(shoff, b"\0") + headers

@@ -136,6 +136,80 @@ def test_a_module_that_cannot_be_loaded_does_not_stop_the_others(environment: En
     assert [environment.read(f"/lib/modules/{name}.ko") for name in ("one", "two")] == ["", ""]
 
 
+# --- parameters of modules --------------------------------------------------------------------------------------------
+
+
+def note_insmod(environment: Environment, *, then: str = ":") -> None:
+    """Have insmod leave each argument in a line of its own; as a function, since busybox's shell prefers its applet."""
+    note = 'printf \'%s\\n\' "$#" "$@" >>/run/kdump/loaded'
+    environment.append("/lib/kdump/modules.sh", f"insmod() {{\n{note}\n{then}\n}}\n")
+
+
+def loaded(environment: Environment) -> list[list[str]]:
+    """Return the arguments of each insmod, the path without its directory first."""
+    lines = environment.read("/run/kdump/loaded").splitlines()
+    calls: list[list[str]] = []
+    while lines:
+        count = int(lines.pop(0))
+        calls.append([lines[0].rpartition("/")[2], *lines[1:count]])
+        del lines[:count]
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "cmdline", "expected"),
+    [
+        ("", "", []),
+        ("one a=1 b=2", "ro quiet\n", ["a=1 b=2"]),
+        ("", "one.a=1\n", ["a=1"]),
+        ("", "one.a", ["a"]),
+        # The kernel takes the last.
+        ("one a=1", "one.a=2 two.a=3 one.b=4", ["a=1 a=2 b=4"]),
+        ("one a=1\none b=2", "", ["a=1 b=2"]),
+        # Quotes are the kernel's, wherever they begin.
+        ('one a="x  y" b=2', "", ['a="x  y" b=2']),
+        ("", 'one.a="x  y" one.b=2', ['a="x  y" b=2']),
+        ("", '"one.a=x  y" one.b=2', ['"a=x  y" b=2']),
+        ("", 'one.a="x=y.z, *"', ['a="x=y.z, *"']),
+        ("", 'one.a="x y', ['a="x y"']),
+        ("one a=\\134* b=$(c)", "one.d=\\n ", ["a=\\134* b=$(c) d=\\n"]),
+        # No parameter of this module: of another, of none, and of init.
+        ("on a=1", "onex.a=1 .one.a=1 ip=1.2 x=one.a=1 =one.a a.one.b=1 -- one.c=1", []),
+        ("", '"x one.a=1" one.b=2', ["b=2"]),
+    ],
+)
+def test_a_module_gets_its_parameters(
+    options: str, cmdline: str, expected: list[str], environment: Environment
+) -> None:
+    note_insmod(environment)
+    environment.write("/etc/kdump/modules", "/lib/modules/one.ko\n")
+    environment.write("/lib/modules/one.ko", "x")
+    environment.write("/proc/cmdline", cmdline)
+    if options:
+        environment.write("/etc/kdump/parameters", f"{options}\n")
+    assert environment.hook("20-modules").status == 0, environment.read(LOG)
+    assert loaded(environment) == [["one.ko", *expected]]
+
+
+def test_dashes_and_underscores_of_modules_are_one(environment: Environment) -> None:
+    note_insmod(environment)
+    environment.write("/etc/kdump/modules", "/lib/modules/a_b_c.ko\n")
+    environment.write("/lib/modules/a_b_c.ko", "x")
+    environment.write("/proc/cmdline", "a-b_c.x-y=1 a-b-c.z=2 a_b.q=3\n")
+    assert environment.hook("20-modules").status == 0
+    assert loaded(environment) == [["a_b_c.ko", "x-y=1 z=2"]]
+
+
+def test_a_module_that_its_parameters_keep_from_loading_is_loaded_without(environment: Environment) -> None:
+    note_insmod(environment, then="[ $# = 1 ]")
+    environment.write("/etc/kdump/modules", "/lib/modules/one.ko\n")
+    environment.write("/lib/modules/one.ko", "x")
+    environment.write("/proc/cmdline", "one.a=no\n")
+    assert environment.hook("20-modules").status == 0
+    assert loaded(environment) == [["one.ko", "a=no"], ["one.ko"]]
+    assert "cannot load /lib/modules/one.ko with a=no; trying it without" in environment.read(LOG)
+
+
 # --- generic images ----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +244,16 @@ def test_what_a_device_asks_for_is_loaded_behind_what_it_needs(generic: Environm
     left = {path.rpartition("/")[2] for path in generic.files("/lib/modules")}
     assert left >= {"nvme.ko", "usb-storage.ko".replace("-", "_")}
     assert not left & {"ahci.ko", "libahci.ko", "libata.ko", "scsi_mod.ko"}
+
+
+def test_a_driver_gets_its_parameters_and_none_that_the_command_line_has_blacklisted(generic: Environment) -> None:
+    note_insmod(generic)
+    generic.write("/etc/kdump/parameters", "libahci a=1\n")
+    generic.write("/proc/cmdline", "ahci.b=2 modprobe.blacklist=x,nvme\n")
+    generic.write("/sys/devices/pci1/uevent", "MODALIAS=pci:v00008086d00002922sv0sd0bc01sc08i02\n")
+    assert generic.shell("run_hook 20-modules; run_hook 25-drivers").status == 0
+    named = [call for call in loaded(generic) if "ahci" in call[0] or "nvme" in call[0]]
+    assert named == [["libahci.ko", "a=1"], ["ahci.ko", "b=2"]]
 
 
 def test_a_device_that_appears_later_gets_its_driver_too(generic: Environment) -> None:

@@ -165,3 +165,14 @@ def test_modinfo_of_real_modules_as_modinfo_shows_it() -> None:
         ours = {f"{key}={value}" for key, value in elf.modinfo(path.read_bytes(), str(path))}
         assert expected
         assert expected <= ours
+
+
+@pytest.mark.parametrize("machine", [elfmaker.X86_64, elfmaker.I386, elfmaker.S390X, elfmaker.PPC64, elfmaker.AARCH64])
+def test_what_a_module_calls_is_read_on_every_machine(machine: elfmaker.Machine) -> None:
+    module = elfmaker.calling("device_add_disk", "kfree", own=["init_module"], machine=machine)
+    assert elf.undefined_symbols(module, "m.ko") == {"device_add_disk", "kfree"}
+
+
+def test_a_module_without_symbols_is_named() -> None:
+    with pytest.raises(HostError, match=r"^m\.ko: no section \.symtab$"):
+        elf.undefined_symbols(elfmaker.module(("name", "m")), "m.ko")

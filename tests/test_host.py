@@ -1,5 +1,6 @@
 """What is read of a machine: the kernel, programs and the command line."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -94,6 +95,50 @@ def test_compressions_are_those_of_the_kernels_config(text: str | None, able: tu
     files = {"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), "/lib/modules/6.1/modules.dep": b""}
     root = sysroot(files if text is None else files | {"/boot/config-6.1": text.encode()})
     assert kernel.read(root, KernelSection(version="6.1"), "x86_64").initramfs_compressions == able
+
+
+NO_MODULES = "CONFIG_64BIT=y\n# CONFIG_MODULES is not set\nCONFIG_RD_GZIP=y\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"/boot/config-6.1": NO_MODULES},
+        {"/boot/config-6.1": NO_MODULES, "/lib/modules/6.1/modules.builtin": "kernel/fs/ext4/ext4.ko\n"},
+        {"/lib/modules/6.1/config": NO_MODULES},
+        {"/lib/modules/6.1/build/.config": NO_MODULES},
+        {"/proc/sys/kernel/osrelease": "6.1\n", "/proc/config.gz": gzip.compress(NO_MODULES.encode())},
+        {"/boot/config-6.1": NO_MODULES, "/lib/modules/6.1/modules.dep": ""},
+    ],
+)
+def test_a_kernel_that_loads_no_modules_needs_none(files: dict[str, str | bytes], sysroot: Make) -> None:
+    root = sysroot({"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), **files})
+    found = kernel.read(root, KernelSection(version="6.1"), "x86_64")
+    assert (found.modular, found.modules_dir) == (False, "/lib/modules/6.1")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"/boot/config-6.1": "CONFIG_MODULES=y\n"},
+        {"/boot/config-6.1": "# CONFIG_MODULES is not set, or is it\n"},
+        {"/boot/config-6.1": ""},
+        {"/boot/config-6.2": NO_MODULES},
+        {"/proc/sys/kernel/osrelease": "6.2\n", "/proc/config.gz": gzip.compress(NO_MODULES.encode())},
+    ],
+)
+def test_a_kernel_whose_modules_are_gone_is_not_installed(files: dict[str, str | bytes], sysroot: Make) -> None:
+    root = sysroot({"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), **files})
+    with pytest.raises(HostError, match=r"^/lib/modules/6\.1: no such kernel is installed$"):
+        kernel.read(root, KernelSection(version="6.1"), "x86_64")
+
+
+def test_a_directory_of_modules_without_their_list_wants_depmod(sysroot: Make) -> None:
+    files = {"/boot/vmlinuz-6.1": kernelmaker.bzimage("6.1"), "/usr/lib/modules/6.1/modules.builtin": b""}
+    with pytest.raises(HostError, match=r"^/usr/lib/modules/6\.1: has no modules\.dep$") as raised:
+        kernel.read(sysroot(files), KernelSection(version="6.1"), "x86_64")
+    assert raised.value.hint == "run: depmod 6.1"
 
 
 def test_config_of_the_running_kernel_says_nothing_of_another(host_root: HostRoot) -> None:

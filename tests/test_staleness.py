@@ -66,6 +66,14 @@ CHANGES = {
         "file /sys/class/watchdog/watchdog0/state active\nfile /sys/class/watchdog/watchdog0/identity iTCO_wdt",
         "watchdog iTCO_wdt: is active, and the image does not know it",
     ),
+    "option": (
+        "file /etc/modprobe.d/a.conf options ext4 x=1",
+        'options of module ext4: was "", is "x=1"',
+    ),
+    "blacklist": (
+        "file /usr/lib/modprobe.d/b.conf blacklist virtio-blk",
+        "module virtio_blk: is blacklisted or disabled by modprobe.d since the image was built",
+    ),
     "script": (f"file {SITE}/pre.d/10-own #!/bin/sh", f"script {SITE}/pre.d/10-own of pre.d: has come or gone"),
     "directory that is gone": (
         "file /proc/self/mountinfo 28 1 0:21 / / rw - tmpfs none rw",
@@ -102,6 +110,14 @@ def test_what_has_changed_is_named(tree: str, expected: str, machine: Root) -> N
     found = reasons(machine, image)
     assert any(expected in reason for reason in found), found
     assert all("\n" not in reason for reason in found)
+
+
+def test_options_of_modules_that_are_not_in_the_image_do_not_matter(machine: Root) -> None:
+    image = build(machine)
+    trees.make(
+        "file /etc/modprobe.d/a.conf\n| options snd_hda_intel power_save=1\n| blacklist pcspkr", Path(machine.directory)
+    )
+    assert reasons(machine, image) == []
 
 
 def test_times_and_names_of_devices_do_not_matter(machine: Root) -> None:

@@ -12,7 +12,7 @@ One directive per line; `| TEXT` lines after one are its content, `#` begins a c
     busybox PATH [without=A,B] [needed=A,B] [interp=PATH] [machine=NAME]
     kernel PATH RELEASE [FORMAT]    a kernel image of that release: bzimage, uki, or another FORMAT of below
     modules DIR               modules.dep of the lines that follow, and a tiny module for each of them
-    module PATH [KEY=VALUE]   one module with these lines of modinfo
+    module PATH [calls=A,B] [KEY=VALUE]    one module with these lines of modinfo, which calls these functions
     device PATH TYPE UUID     the head of a block device with a file system (ext4, xfs)
 """
 
@@ -161,8 +161,10 @@ def _make_modules(directive: Directive, place: Path) -> None:
 
 
 def _make_module(directive: Directive, place: Path) -> None:
-    pairs: Sequence[tuple[str, str]] = list(directive.options.items())
-    place.write_bytes(_packed(place.name, elfmaker.module(*pairs)))
+    options = directive.options
+    calls = options.pop("calls", "").split(",")
+    pairs: Sequence[tuple[str, str]] = list(options.items())
+    place.write_bytes(_packed(place.name, elfmaker.calling(*calls, pairs=pairs)))
 
 
 def _packed(name: str, content: bytes) -> bytes:

@@ -142,8 +142,9 @@ def _targets(root: Root, config: Config, seen: _Machine) -> Iterator[Finding]:
     expected = target.dump_bytes(memory.read(root), level, config.vmcore.collector)
     for each in found or ():
         yield from _target(root, config, each, expected)
-        if seen.kernel is not None:
-            yield from target.drivers(each, _modules(root, seen.kernel))
+        # Of a kernel without modules that does not list what it has built in nothing is known.
+        if seen.kernel is not None and ((known := _modules(root, seen.kernel)) or seen.kernel.modular):
+            yield from target.drivers(each, known)
     if seen.kernel is not None and found is not None:
         yield from _refusals(root, config, seen.kernel, found)
 

@@ -92,6 +92,21 @@ def modinfo(module: bytes, path: str) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, _, value in pairs)
 
 
+def undefined_symbols(module: bytes, path: str) -> frozenset[str]:
+    """Return the symbols that a kernel module (unpacked) takes from elsewhere: what it calls (elf(5): SHN_UNDEF)."""
+    try:
+        bits, order = _kind(module[:16])
+        table, names = _section(module, b".symtab"), _section(module, b".strtab")
+    except _BrokenError as error:
+        raise HostError(f"{path}: {error}", hint="reinstall the package that it belongs to") from None
+    # Elf64_Sym has st_shndx at 6, Elf32_Sym at 14.
+    size, position = (24, 6) if bits == 64 else (16, 14)
+    symbols = (table[at : at + size] for at in range(0, len(table) - size + 1, size))
+    starts = (int.from_bytes(each[:4], order) for each in symbols if not any(each[position : position + 2]))
+    ends = ((start, names.find(b"\0", start)) for start in starts)
+    return frozenset(names[start:end].decode("utf-8", "surrogateescape") for start, end in ends if end > start)
+
+
 def machine(head: bytes, path: str) -> str:
     """Return the machine that a file is for, as `uname -m` says it, from its first bytes; its number if it is unknown.
 

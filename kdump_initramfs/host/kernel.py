@@ -27,16 +27,21 @@ _MODULES = (
     "/System/Kernel/Modules",
 )
 _OSRELEASE = "/proc/sys/kernel/osrelease"
+# Of a configuration: such a kernel loads no module, and has everything built in.
+_NO_MODULES = "# CONFIG_MODULES is not set"
 
 
 def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
     """Return the kernel that `wanted` names (by default the running one); raise HostError where a part is missing."""
     release = wanted.version or _only_installed(root) or running_release(root)
-    modules_dir = _find_modules(root, release, wanted.modules_dir)
-    path = wanted.image or kernel_places.find(root, release, machine)
+    modules_dir = _modules_dir(root, release, wanted.modules_dir)
+    path = wanted.image or _find_image(root, release, machine, modules_dir)
     image = _read_image(root, path, release)
     found = kernel_config.read_text(root, release, os.path.dirname(path), modules_dir)
     config = found[1] if found else _built_in_config(root, path, image)
+    modular = _NO_MODULES not in (config or "").splitlines()
+    if modular:
+        _check_modules(root, release, modules_dir, wanted.modules_dir)
     return Kernel(
         release=release,
         image=path,
@@ -45,6 +50,7 @@ def read(root: Root, wanted: KernelSection, machine: str) -> Kernel:
         initramfs_compressions=_compressions(config),
         hands_over_volume_keys="CONFIG_CRASH_DM_CRYPT=y" in (config or "").splitlines(),
         copied_because=_why_copied(root, path, image),
+        modular=modular,
     )
 
 
@@ -65,17 +71,35 @@ def running_release(root: Root) -> str:
     return release
 
 
-def _find_modules(root: Root, release: str, wanted: str) -> str:
+def _modules_dir(root: Root, release: str, wanted: str) -> str:
+    """Return the directory of the kernel's modules; it may not be there."""
     if "/" in release or release in (".", ".."):
         raise HostError(f"{release}: not the name of a kernel release", hint=_installed(root))
-    places = [wanted] if wanted else [f"{directory}/{release}" for directory in _MODULES]
-    for directory in places:
-        if root.is_file(f"{directory}/modules.dep"):
-            return directory
-    for directory in places:
-        if root.is_dir(directory):
-            raise HostError(f"{directory}: has no modules.dep", hint=f"run: depmod {release}")
-    passed_over = ", ".join(kernel_places.unreadable(root, places))
+    places = _places(release, wanted)
+    lists = (place for place in places if root.is_file(f"{place}/modules.dep"))
+    return next(lists, "") or next((place for place in places if root.is_dir(place)), places[0])
+
+
+def _places(release: str, wanted: str) -> list[str]:
+    return [wanted] if wanted else [f"{directory}/{release}" for directory in _MODULES]
+
+
+def _find_image(root: Root, release: str, machine: str, modules_dir: str) -> str:
+    """Return the image of a kernel; where its modules are missing too, that is what is said of it."""
+    try:
+        return kernel_places.find(root, release, machine)
+    except HostError:
+        _check_modules(root, release, modules_dir, wanted="")
+        raise
+
+
+def _check_modules(root: Root, release: str, directory: str, wanted: str) -> None:
+    """Raise an error where a kernel that loads modules has no list of them."""
+    if root.is_file(f"{directory}/modules.dep"):
+        return
+    if root.is_dir(directory):
+        raise HostError(f"{directory}: has no modules.dep", hint=f"run: depmod {release}")
+    passed_over = ", ".join(kernel_places.unreadable(root, _places(release, wanted)))
     over = f"; passed over: {passed_over}" if passed_over else ""
     raise HostError(f"{wanted or f'/lib/modules/{release}'}: no such kernel is installed{over}", hint=_installed(root))
 

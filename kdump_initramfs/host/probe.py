@@ -7,7 +7,7 @@ import msgspec
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
 from kdump_initramfs.formats import plaintext
-from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
+from kdump_initramfs.host import crash, crypttab, kernel, keyring, modprobe_conf, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, Kernel
 from kdump_initramfs.storage import TargetFacts
@@ -50,6 +50,7 @@ def read(
         crypttab=crypttab.read(root),
         volume_keys=keyring.volume_keys(root),
         watchdogs=watchdog.read(root),
+        module_settings=modprobe_conf.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),
         post_scripts=site.scripts(root, "post", config.capture.post),
         targets=targets.read(root, config.targets, generic=config.image.mode == "generic")

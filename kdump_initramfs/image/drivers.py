@@ -9,10 +9,12 @@ busybox has one.
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kdump_initramfs.errors import HostError
 from kdump_initramfs.image import kmod
 from kdump_initramfs.model import DriverSet
 
@@ -38,12 +40,12 @@ class Drivers(Struct, frozen=True, kw_only=True):
 
 
 def choose(known: kmod.Modules, sets: Sequence[DriverSet], *, omit: Collection[str] = ()) -> Drivers:
-    """Return the drivers of the sets that this kernel has as modules."""
+    """Return the drivers of the sets that this kernel has as modules, less those that the site wants for no device."""
     if not sets:
         return Drivers(modules=(), order={}, aliases=())  # a kernel has 30,000 patterns
     asked_for = [(pattern, name) for pattern, name in known.aliases() if _bus(pattern)]
-    candidates = dict.fromkeys(name for _, name in asked_for if name in known.files)
-    names = {name for each in sets for name in candidates if _belongs(known, name, each)}
+    candidates = [name for name in dict.fromkeys(name for _, name in asked_for) if _may_be_loaded(known, name)]
+    names = {name for each in sets for name in _chosen(known, each, candidates, asked_for)}
     order = {name: _resolve(known, name, omit) for name in candidates if name in names}
     found = {name: modules for name, modules in order.items() if any(module.name == name for module in modules)}
     every = {module.name: module for modules in found.values() for module in modules}
@@ -54,18 +56,62 @@ def choose(known: kmod.Modules, sets: Sequence[DriverSet], *, omit: Collection[s
     )
 
 
+def _may_be_loaded(known: kmod.Modules, name: str) -> bool:
+    """Whether a device may get a module: it is there, and modprobe would load it and all that it needs."""
+    if name not in known.files or known.is_unwanted(name):
+        return False
+    return not any(known.is_disabled(kmod.module_name(path)) for path in known.needed_by(name))
+
+
 def _resolve(known: kmod.Modules, name: str, omit: Collection[str]) -> tuple[kmod.Module, ...]:
     found = known.resolve([name], omit=omit)
     return tuple(replace(each, reason="for devices that ask for it") if each.name == name else each for each in found)
 
 
-def _belongs(known: kmod.Modules, name: str, wanted: DriverSet) -> bool:
-    if name in wanted.without:
+# --- which belong to a set --------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    known: kmod.Modules, wanted: DriverSet, candidates: Sequence[str], asked_for: Sequence[tuple[str, str]]
+) -> set[str]:
+    """Return the drivers of a set: by their place in the kernel's tree; those of vendors, which have none, by evidence.
+
+    updates/, extra/, weak-updates/ and whatever else vendors choose tell nothing. What replaces a module of the kernel
+    has the place of that. Else it is what a driver can be asked for, the same devices as one of the set or a class of
+    them, or what it calls.
+    """
+    candidates = [name for name in candidates if name not in wanted.without]
+    places = {name: known.place(known.files[name][0]) for name in candidates}
+    chosen = {
+        name
+        for name, place in places.items()
+        if _is_below(place, wanted.directories) and _is_independent(known, name, wanted)
+    }
+    strangers = {name for name, place in places.items() if not place and _is_independent(known, name, wanted)}
+    if strangers:
+        devices = {pattern for pattern, name in asked_for if name in chosen}
+        chosen |= {name for pattern, name in asked_for if name in strangers and _is_for(pattern, devices, wanted)}
+        chosen |= {name for name in strangers - chosen if _calls(known, name, wanted)}
+    return chosen
+
+
+def _is_independent(known: kmod.Modules, name: str, wanted: DriverSet) -> bool:
+    paths = (known.files[name][0], *known.needed_by(name))
+    return not any(_is_below(known.place(path), wanted.independent_of) for path in paths)
+
+
+def _is_for(pattern: str, devices: Collection[str], wanted: DriverSet) -> bool:
+    return pattern in devices or any(fnmatchcase(pattern, each) for each in wanted.devices)
+
+
+def _calls(known: kmod.Modules, name: str, wanted: DriverSet) -> bool:
+    """Whether a driver, or another module from outside of the kernel's tree that it needs, calls such a function."""
+    paths = (known.files[name][0], *(path for path in known.needed_by(name) if not known.place(path)))
+    try:
+        return any(not known.calls(path).isdisjoint(wanted.calls) for path in paths)
+    except HostError as error:
+        known.warnings.append(f"{error}; what it drives is not known, and it is left out")
         return False
-    path, needed = known.files[name]
-    return _is_below(path, wanted.directories) and not any(
-        _is_below(each, wanted.independent_of) for each in (path, *needed.split())
-    )
 
 
 def _is_below(path: str, directories: Iterable[str]) -> bool:

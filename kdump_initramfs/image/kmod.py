@@ -7,14 +7,19 @@ The rules are those of modprobe(8), from the text files that depmod(8) and the k
 import fnmatch
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
-from kdump_initramfs.formats import compression, elf
+from kdump_initramfs.formats import depmod, elf
+from kdump_initramfs.formats.depmod import Aliases, SoftDependencies, module_name, normal, parse_builtin, parse_dep
+from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import module_files, parameters
+
+__all__ = ["Firmware", "Module", "Modules", "module_name", "normal", "parse_builtin", "parse_dep"]
 
 # fw_get_filesystem_firmware(), drivers/base/firmware_loader/main.c: where the kernel looks, and what it unpacks.
 _FIRMWARE_DIRS = (
@@ -24,10 +29,12 @@ _FIRMWARE_DIRS = (
     "/lib/firmware",
 )
 _FIRMWARE_SUFFIXES = ("", ".zst", ".xz")
-_MAX_MODULE_BYTES = 256 << 20
-# By how many characters aliases are sorted at first: enough to tell the buses apart.
-_START = 4
-_find_wildcard = re.compile(r"[*?\[ ]").split
+
+# The directories of the kernel's sources that modules are built in.
+_IN_TREE = frozenset(
+    ("arch", "block", "certs", "crypto", "drivers", "fs", "io_uring", "ipc", "kernel", "lib", "mm", "net", "samples")
+) | {"security", "sound", "virt"}
+_is_module = re.compile(r".+\.ko(\.[a-z0-9]+)?").fullmatch
 
 
 class Module(Struct, frozen=True, kw_only=True):
@@ -49,169 +56,30 @@ class Firmware(Struct, frozen=True, kw_only=True):
     module: str
 
 
-class SoftDependencies(Struct, frozen=True, kw_only=True):
-    # Names or aliases, to be loaded before and after.
-    pre: tuple[str, ...] = ()
-    post: tuple[str, ...] = ()
-
-
-# --- the files of depmod -----------------------------------------------------------------------------------------
-
-
-def normal(name: str) -> str:
-    """Return the name of a module or alias as the kernel writes it: - and _ are one, except between brackets."""
-    if "[" not in name:
-        return name.replace("-", "_")
-    return re.sub(r"\[[^]]*]|-", lambda match: "_" if match[0] == "-" else match[0], name)
-
-
-def module_name(path: str) -> str:
-    """Return the name of the module in a file: /…/dm-mod.ko.xz is dm_mod."""
-    return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
-
-
-def parse_dep(text: str) -> dict[str, tuple[str, str]]:
-    """Return of modules.dep, by name: the path, and the paths of all that it needs, the last to be loaded first."""
-    found = {}
-    for line in text.splitlines():
-        path, colon, needed = line.partition(":")
-        if colon:
-            found[module_name(path)] = (path, needed)
-    return found
-
-
-def parse_softdep(text: str) -> dict[str, SoftDependencies]:
-    """Return the soft dependencies of modules.softdep, by name of the module (modprobe.d(5): softdep)."""
-    found: dict[str, SoftDependencies] = {}
-    for line in text.splitlines():
-        command, *words = line.split() or [""]
-        if command == "softdep" and words:
-            found.setdefault(normal(words[0]), _parse_softdep_words(words[1:]))
-    return found
-
-
-def _parse_softdep_words(words: Sequence[str]) -> SoftDependencies:
-    """Sort the words behind `pre:` and `post:`; those before either count for nothing."""
-    sorted_words: dict[str, list[str]] = {"": [], "pre:": [], "post:": []}
-    place = ""
-    for word in words:
-        if word in {"pre:", "post:"}:
-            place = word
-        else:
-            sorted_words[place].append(word)
-    return SoftDependencies(pre=tuple(sorted_words["pre:"]), post=tuple(sorted_words["post:"]))
-
-
-def parse_builtin(text: str) -> frozenset[str]:
-    """Return the names in modules.builtin (or modules.order)."""
-    return frozenset(module_name(line) for line in text.split())
-
-
-def parse_aliases(text: str) -> "Aliases":
-    """Return the aliases in modules.alias: `alias PATTERN MODULE`."""
-    lines = ("\n" + text.strip()).split("\nalias ")
-    return Aliases(lines[1:])
-
-
-def parse_builtin_aliases(text: str) -> "Aliases":
-    """Return the aliases in modules.builtin.modinfo: NUL-terminated MODULE.KEY=VALUE strings."""
-    entries = (entry.partition(".alias=") for entry in text.split("\0"))
-    return Aliases([f"{alias} {module}" for module, found, alias in entries if found and "." not in module])
-
-
-class Aliases:
-    """Patterns of names, each with the module that answers to it.
-
-    A distribution's kernel has 30,000, of which a look-up needs a handful. So they are sorted by their first characters
-    at once, and only where something is looked up, by all that precedes the first wildcard.
-    """
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        # "PATTERN MODULE", in the order of the kernel's build.
-        self._lines = lines
-        starts: dict[str, list[int]] = {}
-        for number, line in enumerate(lines):
-            starts.setdefault(line[:_START], []).append(number)
-        self._starts: dict[str, list[int]] = {}
-        for start, numbers in starts.items():
-            self._starts.setdefault(_literal(start), []).extend(numbers)
-        self._indexes: dict[str, dict[str, list[int]]] = {}
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for line in self._lines:
-            pattern, _, module = line.partition(" ")
-            yield pattern, module.strip().replace("-", "_")
-
-    def find(self, name: str) -> list[str]:
-        """Return the modules that answer to `name` (in normal form), in the order of the kernel's build."""
-        prefixes = [name[:length] for length in range(len(name) + 1)]
-        indexes = [self._index(start) for start in prefixes[: _START + 1] if start in self._starts]
-        candidates = sorted(number for index in indexes for prefix in prefixes for number in index.get(prefix, ()))
-        found = (self._match(self._lines[number], name) for number in candidates)
-        return list(dict.fromkeys(module for module in found if module))
-
-    def _index(self, start: str) -> dict[str, list[int]]:
-        if start not in self._indexes:
-            index: dict[str, list[int]] = {}
-            for number in self._starts[start]:
-                index.setdefault(_literal(self._lines[number]), []).append(number)
-            self._indexes[start] = index
-        return self._indexes[start]
-
-    @staticmethod
-    def _match(line: str, name: str) -> str:
-        pattern, _, module = line.partition(" ")
-        return module.strip().replace("-", "_") if _matches(normal(pattern), name) else ""
-
-
-def _literal(line: str) -> str:
-    """Return what precedes the first wildcard of the pattern in a line."""
-    return _find_wildcard(line, 1)[0].replace("-", "_")
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Match as fnmatch(3), which kmod uses; patterns with nothing but stars need no regular expression."""
-    if "[" in pattern or "?" in pattern:
-        return fnmatch.fnmatchcase(name, pattern)
-    first, *middle = pattern.split("*")
-    if not middle:
-        return pattern == name
-    last = middle.pop()
-    position, end = len(first), len(name) - len(last)
-    if position > end or not name.startswith(first) or not name.endswith(last):
-        return False
-    for piece in middle:
-        position = name.find(piece, position, end)
-        if position < 0:
-            return False
-        position += len(piece)
-    return True
-
-
-def unpacked(path: str) -> bytes:
-    """Return the module in a file of this machine, unpacked.
-
-    It is kept for a while: firmware is looked for in it, then the image wants it, and xz takes 10 ms per MB.
-    """
-    status = os.stat(path)
-    return _unpacked(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=64)
-def _unpacked(path: str, _mtime_ns: int, _size_bytes: int) -> bytes:
-    with open(path, "rb") as stream:
-        return compression.unpack(stream.read(), limit_bytes=_MAX_MODULE_BYTES, name=path)
-
-
 # --- one kernel --------------------------------------------------------------------------------------------------
 
 
 class Modules:
     """The modules of one kernel: reads what depmod and the kernel's build wrote, each file when it is first needed."""
 
-    def __init__(self, root: Root, modules_dir: str) -> None:
+    def __init__(
+        self,
+        root: Root,
+        modules_dir: str,
+        *,
+        settings: ModuleSettings | None = None,
+        blacklist: Collection[str] = (),
+        modular: bool = True,
+    ) -> None:
+        """Take the settings of modprobe.d, and what the command line has blacklisted besides."""
         self._root = root
         self._dir = modules_dir.rstrip("/")
+        self._settings = settings or ModuleSettings()
+        self._modular = modular
+        self._blacklist = {normal(name) for name in (*self._settings.blacklist, *blacklist)}
+        self._disabled = dict(self._settings.disabled)
+        # What the administrator should know.
+        self.warnings: list[str] = []
 
     def resolve(
         self, names: Iterable[str], modaliases: Iterable[str] = (), *, omit: Collection[str] = ()
@@ -229,11 +97,14 @@ class Modules:
         """Return what to load for several, each (names, modaliases), the first of them first."""
         problems: list[KdumpError] = []
         order = _Order(self, omit)
-        for names, modaliases in wanted:
-            problems += self._add_names(order, names)
-            for modalias in modaliases:
-                for module in self.find(modalias):
-                    order.add(module, f"answers to {modalias}")
+        try:
+            for names, modaliases in wanted:
+                problems += self._add_names(order, names)
+                for modalias in modaliases:
+                    for module in self.drivers_of(modalias):
+                        order.add(module, f"answers to {modalias}")
+        except RecursionError:
+            problems.append(self._broken("modules.softdep", "a chain of soft dependencies without an end"))
         raise_together(problems)
         return tuple(order.modules.values())
 
@@ -242,14 +113,46 @@ class Modules:
         for name in names:
             found = self.find(name)
             if not found and not self.is_builtin(name):
-                yield self._unknown(name)
+                yield from self._missing(name)
             for module in found:
+                if module in self._disabled:
+                    where = self._disabled[module]
+                    self.warnings.append(f"{module}: {where} keeps modprobe from loading it; the image loads it")
                 order.add(module, "asked for" if module == normal(name) else f"asked for as {name}")
 
+    def _missing(self, name: str) -> Iterator[KdumpError]:
+        """Yield an error for what this kernel lacks; where nothing tells what is built in, warn."""
+        if self._modular or self._builtin:
+            yield self._unknown(name)
+        else:
+            self.warnings.append(
+                f"{name}: this kernel is built without modules, and has no modules.builtin that names what it has; "
+                "see that it is built in"
+            )
+
     def find(self, name: str) -> list[str]:
-        """Return the loadable modules that a name or alias stands for; nothing if it is built in or unknown."""
+        """Return the loadable modules that a name or alias stands for; nothing if it is built in or unknown.
+
+        As for modprobe an alias of the site goes before those of the kernel, and what modules.dep lacks is nothing. The
+        name of a module is that module: who asks by it has seen it in use.
+        """
         key = normal(name)
-        return [key] if key in self.files else self._aliases.find(key)
+        if key in self.files:
+            return [key]
+        found = self._site_aliases.find(key) or self._aliases.find(key)
+        return [module for module in found if module in self.files]
+
+    def drivers_of(self, modalias: str) -> list[str]:
+        """Return the modules that udev would load for a device: none that is blacklisted, or disabled by `install`."""
+        return [module for module in self.find(modalias) if not self.is_unwanted(module)]
+
+    def is_unwanted(self, name: str) -> bool:
+        """Whether the site has said that no device gets this module."""
+        return name in self._blacklist or name in self._disabled
+
+    def is_disabled(self, name: str) -> bool:
+        """Whether an `install` line keeps modprobe from loading this module at all."""
+        return name in self._disabled
 
     def is_builtin(self, name: str) -> bool:
         """Whether a name or alias stands for something built into this kernel."""
@@ -257,19 +160,40 @@ class Modules:
         return key in self._builtin or bool(self._builtin_aliases.find(key))
 
     def aliases(self) -> Iterator[tuple[str, str]]:
-        """Yield every pattern of modules.alias with the name of the module that answers to it."""
-        return iter(self._aliases)
+        """Yield every pattern of modprobe.d and modules.alias with the name of the module that answers to it."""
+        yield from self._site_aliases
+        yield from self._aliases
 
     def path(self, name: str) -> str:
         """Return where a loadable module lies inside the root."""
-        return self._path(self.files[name][0])
+        return self.absolute(self.files[name][0])
 
     def needed_by(self, name: str) -> list[str]:
-        """Return the names of the modules that a module needs, in the order of loading."""
-        return [module_name(path) for path in reversed(self.files[name][1].split())]
+        """Return the paths of the modules that a module needs, as modules.dep has them, in the order of loading."""
+        return self.files[name][1].split()[::-1]
 
     def soft_dependencies(self, name: str) -> SoftDependencies:
         return self._softdeps.get(name, _NO_SOFT_DEPENDENCIES)
+
+    def parameters(self, name: str) -> str:
+        """Return the parameters that modprobe.d has for a module, as the kernel reads them."""
+        return parameters.of(self._settings, name)
+
+    def place(self, path: str) -> str:
+        """Return where a module belongs in the kernel's own tree, by its path in modules.dep; "" if nothing tells.
+
+        That is the place of the module that it replaces (depmod.d(5): updates/ goes before what is built in), or the
+        one that its vendor has kept: extra/NAME/drivers/scsi/….
+        """
+        top, _, rest = path.partition("/")
+        if top == "kernel" and rest.partition("/")[0] in _IN_TREE:
+            return path
+        replaced = self._order.get(module_name(path))
+        if replaced:
+            return replaced
+        parts = path.split("/")
+        start = next((number for number, part in enumerate(parts) if part in ("drivers", "net")), 0)
+        return "/".join(("kernel", *parts[start:])) if start else ""
 
     def firmware(self, modules: Iterable[Module]) -> tuple[tuple[Firmware, ...], tuple[str, ...]]:
         """Return the firmware files that modules ask for, and a warning for each that is not there."""
@@ -285,28 +209,81 @@ class Modules:
 
     def content(self, path: str) -> bytes:
         """Return a module, unpacked."""
+        hint = f"reinstall this kernel, or run depmod {self._release}"
         if not self._root.is_file(path):
-            raise HostError(f"{path}: no such file", hint=f"reinstall this kernel, or run depmod {self._release}")
-        return unpacked(self._root.host(self._root.resolve(path)))
+            raise HostError(f"{path}: no such file", hint=hint)
+        try:
+            return module_files.read(self._root.host(self._root.resolve(path)))
+        except OSError as error:
+            raise HostError(f"{path}: {error.strerror}", hint=hint) from error
+
+    def calls(self, path: str) -> frozenset[str]:
+        """Return the functions that a module calls of the kernel and of others; `path` is that of modules.dep."""
+        absolute = self.absolute(path)
+        return elf.undefined_symbols(self.content(absolute), absolute)
 
     @cached_property
     def files(self) -> Mapping[str, tuple[str, str]]:
         """What modules.dep says, by name."""
+        if not self._modular:
+            return {}
         text = self._root.read_text(f"{self._dir}/modules.dep")
         if text is None:
             raise HostError(
                 f"{self._dir}/modules.dep: no such file",
                 hint=f"install the modules of this kernel, or run depmod {self._release}",
             )
-        return parse_dep(text)
+        self._check_text("modules.dep", text)
+        found = parse_dep(text)
+        if not found:
+            self._check_modules()
+        return found
+
+    def _check_text(self, name: str, text: str) -> None:
+        """Raise an error for what a power cut leaves of a file: a part, or zeros."""
+        if "\0" in text or (text and not text.endswith("\n")):
+            raise self._broken(name, "is not complete")
+
+    def _check_modules(self) -> None:
+        """Raise an error where modules.dep names none, but there are some."""
+        first = next(_module_files(self._root, self._dir), "")
+        if first:
+            raise self._broken("modules.dep", f"names no module, but {first} is there")
 
     @cached_property
     def _aliases(self) -> Aliases:
-        return parse_aliases(self._read("modules.alias"))
+        text = self._read("modules.alias")
+        self._check_text("modules.alias", text)
+        found = depmod.parse_aliases(text)
+        if not found:
+            self._check_aliases()
+        return found
+
+    def _check_aliases(self) -> None:
+        """Raise an error where modules.alias names none, but a module has some: no device would find its driver."""
+        for name in self.files:
+            path = self.path(name)
+            if self._root.is_file(path) and any(key == "alias" for key, _ in elf.modinfo(self.content(path), path)):
+                raise self._broken("modules.alias", f"is missing or names no module, but {name} has aliases")
+
+    @cached_property
+    def _site_aliases(self) -> Aliases:
+        return Aliases([f"{pattern} {module}" for pattern, module in self._settings.aliases])
 
     @cached_property
     def _softdeps(self) -> Mapping[str, SoftDependencies]:
-        return parse_softdep(self._read("modules.softdep"))
+        text = self._read("modules.softdep")
+        self._check_text("modules.softdep", text)
+        found = dict(depmod.parse_softdep(text))
+        for each in reversed(self._settings.softdeps):
+            theirs = SoftDependencies(pre=each.pre, post=each.post)
+            found[each.module] = depmod.joined(theirs, found.get(each.module, _NO_SOFT_DEPENDENCIES))
+        return found
+
+    @cached_property
+    def _order(self) -> Mapping[str, str]:
+        """The paths of the modules that belong to the kernel, by name (modules.order: all that it was built with)."""
+        return {module_name(path): path for path in self._read("modules.order").split()}
 
     @cached_property
     def _builtin(self) -> frozenset[str]:
@@ -314,7 +291,7 @@ class Modules:
 
     @cached_property
     def _builtin_aliases(self) -> Aliases:
-        return parse_builtin_aliases(self._read("modules.builtin.modinfo"))
+        return depmod.parse_builtin_aliases(self._read("modules.builtin.modinfo"))
 
     @property
     def _release(self) -> str:
@@ -323,23 +300,24 @@ class Modules:
     def _read(self, name: str) -> str:
         return self._root.read_text(f"{self._dir}/{name}") or ""
 
-    def _path(self, relative: str) -> str:
+    def absolute(self, relative: str) -> str:
+        """Return where a path of modules.dep is inside the root."""
         return relative if relative.startswith("/") else f"{self._dir}/{relative}"
+
+    def _broken(self, name: str, what: str) -> HostError:
+        return HostError(f"{self._dir}/{name}: {what}", hint=f"run: depmod {self._release}")
 
     def _unknown(self, name: str) -> HostError:
         return HostError(
             f"{self._dir}: this kernel has no module {name}, loadable or built in",
-            hint="mend the name, or install the package with the kernel's further modules",
+            hint="mend the name, or install the package with the kernel's further modules"
+            if self._builtin
+            else f"if it is built in: {self._dir} lacks modules.builtin, which tells; reinstall this kernel",
         )
 
     def _wanted_firmware(self, module: Module) -> Iterator[str]:
-        packed = self._root.read_bytes(module.path)
-        if packed is None:
-            raise HostError(
-                f"{module.path}: no such file", hint=f"reinstall this kernel, or run depmod {self._release}"
-            )
-        unpacked = compression.unpack(packed, limit_bytes=_MAX_MODULE_BYTES)
-        return (value for key, value in elf.modinfo(unpacked, module.path) if key == "firmware")
+        content = self.content(module.path)
+        return (value for key, value in elf.modinfo(content, module.path) if key == "firmware")
 
     def _find_firmware(self, wanted: str) -> Iterator[str]:
         """Yield the file that the kernel would take, or all that a pattern names (some drivers list patterns)."""
@@ -355,6 +333,13 @@ class Modules:
             if paths:
                 yield from paths if is_pattern else paths[:1]
                 return
+
+
+def _module_files(root: Root, directory: str) -> Iterator[str]:
+    """Yield the modules below a directory; links to directories are not followed."""
+    for parent, directories, names in os.walk(root.host(directory)):
+        directories.sort()
+        yield from (root.inside(f"{parent}/{name}") for name in sorted(names) if _is_module(name))
 
 
 def _plain(name: str) -> str:
@@ -378,21 +363,22 @@ class _Order:
         if name in self._visited or name in self._omit:
             return
         self._visited.add(name)
-        for needed in self._kernel.needed_by(name):
-            self._add_between(needed, f"needed by {name}")
-        self._add_between(name, reason)
+        for path in self._kernel.needed_by(name):
+            self._add_between(module_name(path), path, f"needed by {name}")
+        self._add_between(name, self._kernel.files[name][0], reason)
 
-    def _add_between(self, name: str, reason: str) -> None:
+    def _add_between(self, name: str, path: str, reason: str) -> None:
         """Add a module between its soft dependencies; those that this kernel lacks are passed over."""
         if name in self._omit:
             return
         soft = self._kernel.soft_dependencies(name)
         self._add_soft(soft.pre, name)
         if name not in self.modules:
-            self.modules[name] = Module(name=name, path=self._kernel.path(name), reason=reason)
+            self.modules[name] = Module(name=name, path=self._kernel.absolute(path), reason=reason)
         self._add_soft(soft.post, name)
 
     def _add_soft(self, wanted: Iterable[str], name: str) -> None:
         for alias in wanted:
             for module in self._kernel.find(alias):
-                self.add(module, f"soft dependency of {name}")
+                if not self._kernel.is_disabled(module):
+                    self.add(module, f"soft dependency of {name}")

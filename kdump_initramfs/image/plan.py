@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import HostError, KdumpError, Problems, raise_together
 from kdump_initramfs.formats import ldso, plaintext
-from kdump_initramfs.host import tools
+from kdump_initramfs.host import modprobe_conf, tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import basis, drivers, kmod, layout, scripts
 from kdump_initramfs.model import (
@@ -53,7 +53,16 @@ def make(
     """Return the plan of the capture image; whatever is missing is raised together, with `problems` of the hooks."""
     problems = Problems() if problems is None else problems
     contributions = [_located(root, run.contribution) for run in runs]
-    parts = gather(root, host.kernel, contributions, omit_modules=config.image.omit_modules, problems=problems)
+    known = kmod.Modules(
+        root,
+        host.kernel.modules_dir,
+        settings=host.module_settings,
+        blacklist=modprobe_conf.blacklisted(host.cmdline),
+        modular=host.kernel.modular,
+    )
+    parts = gather(
+        root, host.kernel, contributions, known=known, omit_modules=config.image.omit_modules, problems=problems
+    )
     settings = {"LD_LIBRARY_PATH": ":".join(parts.library_dirs)} if parts.library_dirs else {}
     extra = [File(path=path, source=root.host(path), reason="image.extra_files") for path in config.image.extra_files]
     with problems:
@@ -92,12 +101,14 @@ def gather(
     kernel: Kernel,
     contributions: Sequence[Contribution],
     *,
+    known: kmod.Modules | None = None,
     omit_modules: Sequence[str] = (),
     problems: Problems,
 ) -> Parts:
     """Return what the contributions become: programs with their libraries, modules with theirs, and their entries.
 
     The modules' paths, in load order, become the entry /etc/kdump/modules. What is missing is left in `problems`.
+    `known` are the kernel's modules with the settings of a site; without it there are no settings.
     """
     own = [entry for each in contributions for entry in each.entries]
     library_dirs: tuple[str, ...] = ()
@@ -108,7 +119,8 @@ def gather(
         )
         own += programs
     with problems:
-        modules, warnings = _modules(root, kernel, contributions, omit_modules)
+        known = known or kmod.Modules(root, kernel.modules_dir, modular=kernel.modular)
+        modules, warnings = _modules(root, kernel, known, contributions, omit_modules)
         own += modules
     return Parts(entries=tuple(own), library_dirs=library_dirs, warnings=warnings)
 
@@ -144,9 +156,8 @@ def _source(root: Root, path: str) -> str:
 
 
 def _modules(
-    root: Root, kernel: Kernel, contributions: Sequence[Contribution], omit: Sequence[str]
+    root: Root, kernel: Kernel, known: kmod.Modules, contributions: Sequence[Contribution], omit: Sequence[str]
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    known = kmod.Modules(root, kernel.modules_dir)
     wanted = known.resolve_in_turn([(each.modules, each.modaliases) for each in contributions], omit=omit)
     driver_sets = [each.drivers for each in contributions if each.drivers]
     choice = drivers.choose(known, driver_sets, omit=omit)
@@ -164,7 +175,15 @@ def _modules(
     paths = "".join(f"{entry.path}\n" for entry in modules[: len(wanted)])
     order = Text(path="/etc/kdump/modules", content=paths, reason="modules in load order")
     tables = _driver_tables(choice, directory) if driver_sets else ()
-    return [*modules, *files.values(), order, *tables], warnings
+    parameters = _parameters(known, (*wanted, *further))
+    return [*modules, *files.values(), order, *parameters, *tables], (*dict.fromkeys(known.warnings), *warnings)
+
+
+def _parameters(known: kmod.Modules, modules: Iterable[kmod.Module]) -> list[Text]:
+    """Return the file of the parameters that modprobe.d has for modules, `NAME PARAMETERS` a line, if there are any."""
+    given = {module.name: known.parameters(module.name) for module in modules}
+    text = "".join(f"{name} {parameters}\n" for name, parameters in given.items() if parameters)
+    return [Text(path="/etc/kdump/parameters", content=text, reason="options of modprobe.d")] if text else []
 
 
 def _module(root: Root, directory: str, module: kmod.Module) -> Module:

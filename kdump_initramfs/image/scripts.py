@@ -25,7 +25,7 @@ from kdump_initramfs.model import (
 )
 from kdump_initramfs.storage import DeviceTarget, DirectoryTarget, TargetFacts
 
-LIBRARY = ("lib.sh", "process.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
+LIBRARY = ("lib.sh", "process.sh", "modules.sh", "devices.sh", "directory.sh", "retention.sh", "limited.sh", "guard.sh")
 _SETTING = re.compile(r"KDUMP_[A-Z0-9_]+")
 _ASSIGNED = re.compile(r"^\s*(KDUMP_[A-Z0-9_]+)=", re.MULTILINE)
 
@@ -115,7 +115,7 @@ def _check(host: HostFacts, runs: Sequence[HookRun], tables: Sequence[Mapping[st
 
 def _check_names(tables: Iterable[Mapping[str, str]]) -> Iterator[KdumpError]:
     for name, value in (item for table in tables for item in table.items()):
-        if not _SETTING.fullmatch(name) and name != "LDLIBRARY_PATH":
+        if not _SETTING.fullmatch(name) and name != "LD_LIBRARY_PATH":
             yield HookError(f"{name}: not a name for a setting", hint="settings are named KDUMP_…, in capitals")
         if "\0" in value or "\n" in value:
             yield HookError(f"{name}: a value of several lines", hint="put such data into a file of the image")

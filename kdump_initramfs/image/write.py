@@ -15,7 +15,7 @@ from kdump_initramfs import __version__, durable
 from kdump_initramfs.errors import HostError, ImageError
 from kdump_initramfs.formats import compression, cpio
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import kernel_copy, kmod, record
+from kdump_initramfs.image import kernel_copy, module_files, record
 from kdump_initramfs.model import Dir, Entry, File, ImageRecord, Input, Link, Manifest, Module, Node, Plan, Text
 
 MANIFEST_PATH = "etc/kdump/manifest.json"
@@ -153,7 +153,7 @@ def _add(archive: cpio.Writer, root: Root, entry: Entry) -> Input | None:
             archive.add(name, kind | entry.mode, device=(entry.major, entry.minor))
         case File() | Module():
             content = _read(entry.source)
-            data = kmod.unpacked(entry.source) if isinstance(entry, Module) else content
+            data = module_files.take(entry.source) if isinstance(entry, Module) else content
             archive.add(name, stat.S_IFREG | entry.mode, data)
             return Input(path=root.inside(entry.source), sha256=hashlib.sha256(content).hexdigest())
         case _:

@@ -13,6 +13,8 @@ from kdump_initramfs import __version__, resources
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ImageError, KdumpError, SeveralProblemsError
 from kdump_initramfs.formats import plaintext
+from kdump_initramfs.formats.depmod import module_name
+from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import basis, record
@@ -165,6 +167,7 @@ def _host(before: HostFacts, now: HostFacts, named: set[str]) -> Iterator[str]:
     for name in old:
         if old[name] != new[name] and (new[name] or old[name] not in named):
             yield f"program {name}: {_change(old[name], new[name])}"
+    yield from _module_settings(before.module_settings, now.module_settings, named)
     # Early at boot one may not be active yet that was when the image was built.
     for watchdog in now.watchdogs:
         if watchdog not in before.watchdogs:
@@ -175,3 +178,15 @@ def _host(before: HostFacts, now: HostFacts, named: set[str]) -> Iterator[str]:
     ):
         for path in sorted({each.path for each in scripts} ^ {each.path for each in others}):
             yield f"script {path} of {what}.d: has come or gone since the image was built"
+
+
+def _module_settings(before: ModuleSettings, now: ModuleSettings, named: set[str]) -> Iterator[str]:
+    """Yield what modprobe.d says otherwise of the modules in the image than it did."""
+    modules = {module_name(path) for path in named if ".ko" in path}
+    for name in sorted(modules):
+        old, new = (" ".join(given for module, given in each.options if module == name) for each in (before, now))
+        if old != new:
+            yield f"options of module {name}: {_change(old, new)}"
+    old_names, new_names = ({*each.blacklist, *dict(each.disabled)} for each in (before, now))
+    for name in sorted((new_names - old_names) & modules):
+        yield f"module {name}: is blacklisted or disabled by modprobe.d since the image was built"

@@ -3,15 +3,18 @@
 They boot without a first kernel, on a made-up core, as in test_faults.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kdump_initramfs import build, config
 from kdump_initramfs.dumps import store
+from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.rehearsal import qemu, rehearse, storage
-from tests import capture
+from tests import capture, kernels, programs
 from tests.vm import test_faults as direct
 
 pytestmark = pytest.mark.guest
@@ -77,6 +80,37 @@ def test_a_file_system_that_is_known_by_its_uuid_alone_is_found_on_any_bus(
     assert {step.name: step.status for step in dump.record.steps}["55-free"] == 0
     # What no device asks for is not loaded, whatever is in the image.
     assert loaded_drivers(ran.console) - {"virtio_pci"} == DRIVERS[bus]
+
+
+def vendors_kernel(directory: Path) -> list[str]:
+    """Return the `--set` words for a kernel whose NVMe driver is a vendor's, of another name and in another place."""
+    release = capture.release("generic")
+    modules = directory / "lib/modules" / release
+    modules.parent.mkdir(parents=True)
+    subprocess.run(["cp", "-a", f"{kernels.roots()[release]}/lib/modules/{release}", modules], check=True)
+    ours = next(modules.glob("kernel/drivers/nvme/host/nvme.ko*"))
+    (modules / "extra/acme").mkdir(parents=True)
+    ours.rename(modules / f"extra/acme/acme_disk{ours.name.removeprefix('nvme')}")
+    subprocess.run(["depmod", "-b", directory, release], check=True)
+    return [*capture.kernel_overrides(release), f"kernel.modules_dir={modules}"]
+
+
+def test_a_vendors_driver_is_found_by_its_device_and_gets_its_parameters(tmp_path: Path, core: direct.Core) -> None:
+    programs.need("depmod")
+    image, disk = tmp_path / "capture.img", make_disk_with_partition(tmp_path)
+    described = capture.facts(capture.target(driver="virtio_blk", partition=True, directory="crash"))
+    options = (("nvme_core", 'of_modprobe_d="a b"'), ("acme_disk", "io_queue_depth=64"))
+    described = replace(described, module_settings=ModuleSettings(options=options))
+    configured = config.load(root=str(tmp_path / "no-configuration"), overrides=[*vendors_kernel(tmp_path), *GENERIC])
+    build.build(Root(), configured, output=str(image), facts_of=described)
+    ran = direct.boot(image, [qemu.Disk(path=str(disk), bus="nvme")], core, kind="generic")
+    assert "saved to target 0" in ran.console
+    assert "acme_disk" in loaded_drivers(ran.console)
+    dump = saved_in_partition(disk, tmp_path)
+    assert dump.is_complete
+    said = Path(dump.path, "kexec-dmesg.log").read_text(errors="replace")
+    # What a driver does not know it names, and is loaded.
+    assert "nvme_core: unknown parameter 'of_modprobe_d' ignored" in said
 
 
 def test_an_image_for_an_absent_disk_can_be_rehearsed(tmp_path: Path) -> None:
