@@ -54,3 +54,13 @@ def holder(entries: tuple[Entry, ...], path: str) -> Entry | None:
 
 def read(root: Root) -> tuple[Entry, ...]:
     return parse(root.read_text("/etc/fstab") or "")
+
+
+def specs(root: Root) -> tuple[tuple[str, str], ...]:
+    """Return what each line names, swap too, and its type."""
+    fields = (line.split() for line in (root.read_text("/etc/fstab") or "").splitlines())
+    return tuple(
+        (_unescape(each[0]).replace('"', ""), each[2])
+        for each in fields
+        if len(each) >= 3 and not each[0].startswith("#")
+    )

@@ -3,7 +3,7 @@
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.host import fstab, unseen_lvm
+from kdump_initramfs.host import fstab, mounts, unseen_layers, unseen_lvm
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 
@@ -28,6 +28,9 @@ def disk(root: Root, target: DiskTarget) -> TargetFacts:
             f"{target.device}: no such file system on this machine, so its type is unknown",
             hint='tell it by fs_type = "ext4" (or xfs, btrfs, …) in the [[target]]',
         )
+    # What a machine that runs has in its tables is no other machine's.
+    if not mounts.are_known(root):
+        unseen_layers.check_plain(root, target.device, target.device, target.fs_type)
     return _facts("disk", target.device, target.path.strip("/"), target.device, target.fs_type)
 
 
@@ -62,9 +65,15 @@ def _of_entry(root: Root, target: PathTarget, entry: fstab.Entry, below: str) ->
     directory = f"{_subvolume(entry)}{below}".strip("/")
     if superblock.layouts(entry.fs_type):
         if spec:
+            unseen_layers.check_plain(root, target.path, spec, entry.fs_type)
             return _facts("path", target.path, directory, spec, entry.fs_type)
         if volume := unseen_lvm.stack(root, target.path, entry.spec):
             return _on(volume, "path", target.path, directory, entry.fs_type)
+    if layer := unseen_layers.encrypted(root, entry.spec):
+        raise HostError(
+            f"{target.path}: on {layer}: what it is opened by after a crash cannot be seen here",
+            hint="build on the machine itself, or give its --facts (from `probe --json` on it)",
+        )
     raise HostError(
         f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
         hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
