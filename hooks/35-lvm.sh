@@ -9,8 +9,8 @@ set -eu
 . /lib/kdump/lib.sh
 . /lib/kdump/process.sh
 [ -n "${KDUMP_LVM_SELECT:-}" ] || exit 77
-# Not only where a physical volume is missing.
-: "$KDUMP_LVM_DEGRADED" "$KDUMP_DEGRADED_AFTER_S"
+# Not only where a physical volume is missing, or in a thin pool.
+: "$KDUMP_LVM_DEGRADED" "$KDUMP_DEGRADED_AFTER_S" "$KDUMP_HOOK_TIMEOUT_S"
 
 all_there() {
     for uuid in $KDUMP_LVM_DM_UUIDS; do

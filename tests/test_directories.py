@@ -61,6 +61,7 @@ def mounted(tmp_path: Path) -> Iterator[Mounter]:
 
 EXT4 = ("mkfs.ext4", "-q", "-O", "encrypt")
 BTRFS = ("mkfs.btrfs", "-q")
+XFS = ("mkfs.xfs", "-q")
 
 
 def encrypt(place: Path) -> None:
@@ -115,11 +116,11 @@ def attribute(place: Path, letter: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("letter", "said"), [("i", "is immutable"), ("a", "can only be appended to")])
-@pytest.mark.parametrize("make", [EXT4, BTRFS], ids=["ext4", "btrfs"])
+@pytest.mark.parametrize("make", [EXT4, BTRFS, XFS], ids=["ext4", "btrfs", "xfs"])
 def test_directory_that_cannot_be_changed_is_refused(
     letter: str, said: str, make: tuple[str, ...], mounted: Mounter
 ) -> None:
-    place = mounted(*make, size_mib=256) / "crash"
+    place = mounted(*make, size_mib=512) / "crash"
     place.mkdir()
     with attribute(place, letter):
         error = refusal(Root(), str(place))

@@ -157,6 +157,28 @@ def test_no_image_is_built_for_it(host_root: HostRoot, tmp_path: Path) -> None:
     assert not image.exists()
 
 
+@pytest.mark.parametrize(
+    ("unit", "at"),
+    [
+        ("/etc/systemd/system/local-fs.target.wants/var.mount", "/var"),
+        ("/etc/systemd/system/multi-user.target.requires/var-crash.automount", "/var/crash"),
+    ],
+)
+def test_what_a_unit_mounts_is_not_what_fstab_has_above(unit: str, at: str, sysroot: Make) -> None:
+    root = sysroot({"/etc/fstab": PLAIN, unit: "[Mount]\n"})
+    assert str(refusal(root)).startswith(
+        f"/var/crash: on what the unit {unit.rpartition('/')[2]} mounts at {at}, which"
+    )
+
+
+def test_what_a_unit_mounts_elsewhere_is_no_matter(sysroot: Make) -> None:
+    wants = "/etc/systemd/system/local-fs.target.wants"
+    elsewhere = read(sysroot({"/etc/fstab": PLAIN, f"{wants}/srv.mount": "", f"{wants}/var-crash-x.mount": ""}))
+    assert elsewhere.device.content_uuid == UUID
+    both = f"{PLAIN}PARTUUID=5a0f8c1e-01 /var xfs defaults 0 0\n"
+    assert read(sysroot({"/etc/fstab": both, f"{wants}/var.mount": ""})).device.part_uuid == "5a0f8c1e-01"
+
+
 # --- keys that are called by the device --------------------------------------------------------------------------
 
 KEY = "/etc/cryptsetup-keys.d/home.key"

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import uuid
 
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import block, mounts
@@ -38,7 +37,8 @@ def _by_question(root: Root, mount: mounts.Mount) -> tuple[str, ...]:
         return ()
     finally:
         os.close(descriptor)
-    return _members(root, str(uuid.UUID(bytes=bytes(answer[_FSID : _FSID + 16]))))
+    digits = answer[_FSID : _FSID + 16].hex()
+    return _members(root, "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
 
 
 def _the_only(root: Root) -> tuple[str, ...]:

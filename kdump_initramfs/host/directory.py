@@ -115,9 +115,9 @@ def _check_seen(root: Root, mount: mounts.Mount, place: str, name: str) -> None:
 
 # --- the inode ---------------------------------------------------------------------------------------------------
 
-# include/uapi/linux/fs.h: FS_IOC_GETFLAGS is _IOR('f', 1, long), and what chattr(1) calls i and a.
+# include/uapi/linux/fs.h: FS_IOC_GETFLAGS is _IOR('f', 1, long), and what chattr(1) calls i, a and E.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
-_IMMUTABLE, _APPEND = 0x10, 0x20
+_IMMUTABLE, _APPEND, _ENCRYPTED = 0x10, 0x20, 0x800
 # include/uapi/linux/fscrypt.h: FS_IOC_GET_ENCRYPTION_POLICY_EX, _IOWR('f', 22, 9 bytes); works without the key.
 _GET_POLICY = 0xC0096616
 _POLICY = struct.Struct("=Q24s")
@@ -145,7 +145,7 @@ def check_attributes(root: Root, place: str, name: str) -> None:
 def _problem(descriptor: int) -> tuple[str, str] | None:
     """Return what stands against a new directory, and the remedy."""
     flags = _number(_ask(descriptor, _GETFLAGS, struct.calcsize("l")))
-    if _is_encrypted(descriptor):
+    if flags & _ENCRYPTED or _has_policy(descriptor):
         return (
             "under an encryption policy (fscrypt), whose key is gone after a crash",
             "name a directory without a policy (fscrypt status {place}, ext4: lsattr -d shows E)",
@@ -177,11 +177,11 @@ def _number(content: bytes) -> int:
     return int.from_bytes(content, "little" if struct.pack("=H", 1)[0] else "big")
 
 
-def _is_encrypted(descriptor: int) -> bool:
-    """Whether there is a policy, be it one that this kernel, or we, do not understand (EINVAL, EOVERFLOW)."""
+def _has_policy(descriptor: int) -> bool:
+    """Whether there is a policy, be it one that is longer than we know (EOVERFLOW)."""
     answer = bytearray(_POLICY.pack(24, b""))
     try:
         fcntl.ioctl(descriptor, _GET_POLICY, answer)
     except OSError as error:
-        return error.errno in (errno.EINVAL, errno.EOVERFLOW)
+        return error.errno == errno.EOVERFLOW
     return True

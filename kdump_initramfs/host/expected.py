@@ -62,6 +62,17 @@ def check_targets(root: Root, targets: Sequence[Target], *, on_demand: bool = Fa
     raise_together(errors)
 
 
+def check_units(root: Root, name: str, place: str, mount_point: str) -> None:
+    """Raise where a unit of a root that is not running mounts something between `mount_point` of fstab and `place`."""
+    for unit in _enabled_units(root):
+        found = _mount_point(unit)
+        if len(found) > len(mount_point) and mounts.covers(found, place):
+            raise HostError(
+                f"{name}: on what the unit {unit} mounts at {found}, which /etc/fstab does not tell",
+                hint=f"write {found} into /etc/fstab instead, or give the --facts of the machine",
+            )
+
+
 def _all(root: Root, places: set[str], *, on_demand: bool) -> Iterator[Expected]:
     for entry in fstab.read(root):
         if entry.mount_point and (on_demand or _is_mounted_at_boot(entry)):

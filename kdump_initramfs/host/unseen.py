@@ -3,7 +3,7 @@
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.host import fstab, mounts, unseen_layers, unseen_lvm
+from kdump_initramfs.host import expected, fstab, mounts, unseen_layers, unseen_lvm
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import BlockDevice, Filesystem, TargetFacts
 
@@ -53,6 +53,7 @@ def path(root: Root, target: PathTarget) -> TargetFacts:
                 f"{target.path}: on no file system of {root.directory.rstrip('/')}/etc/fstab",
                 hint=f"add its file system there, or name it by {_BY_UUID}",
             )
+        expected.check_units(root, target.path, place, entry.mount_point)
         below = place[len(entry.mount_point) :]
         if not {"bind", "rbind"} & set(entry.options):
             return _of_entry(root, target, entry, below)

@@ -85,16 +85,16 @@ _DIRECTORIES = (
     *("/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"),
 )
 # dracut.cmdline(7), systemd-cryptsetup-generator(8): rd.luks.name=UUID=NAME, rd.luks.uuid=UUID, called luks-UUID then.
-_LUKS_NAME = re.compile(r"(?<![\w.])(?:rd\.)?luks\.name=[0-9A-Fa-f-]+=([^\s\"']+)")
-_LUKS_UUID = re.compile(r"(?<![\w.])(?:rd\.)?luks\.uuid=(?:luks-)?([0-9A-Fa-f-]+)")
+_LUKS_NAME = r"(?<![\w.])(?:rd\.)?luks\.name=[0-9A-Fa-f-]+=([^\s\"']+)"
+_LUKS_UUID = r"(?<![\w.])(?:rd\.)?luks\.uuid=(?:luks-)?([0-9A-Fa-f-]+)"
 # mkinitcpio's encrypt hook: cryptdevice=DEVICE:NAME[:OPTIONS].
-_CRYPTDEVICE = re.compile(r"(?<![\w.])cryptdevice=[^\s\"':]+:([^\s\"':]+)")
+_CRYPTDEVICE = r"(?<![\w.])cryptdevice=[^\s\"':]+:([^\s\"':]+)"
 # Alpine's mkinitfs, Debian's initramfs-tools.
-_OTHER = re.compile(r"(?<![\w.])(?:cryptdm|cryptopts=(?:[^\s\"']*,)?target)=([^\s\"',]+)")
+_OTHER = r"(?<![\w.])(?:cryptdm|cryptopts=(?:[^\s\"']*,)?target)=([^\s\"',]+)"
 # OpenRC's dmcrypt; its swap is made anew.
 _DMCRYPT = "/etc/conf.d/dmcrypt"
-_TARGET = re.compile(r"^\s*target=['\"]?([^\s\"']+)", re.MULTILINE)
-_CRYPT_ROOT = re.compile(r"(?<![\w.])(?:cryptroot|crypt_root)=")
+_TARGET = r"(?m)^\s*target=['\"]?([^\s\"']+)"
+_CRYPT_ROOT = r"(?<![\w.])(?:cryptroot|crypt_root)="
 
 
 def _crypttab(root: Root) -> tuple[CryptEntry, ...]:
@@ -125,13 +125,13 @@ def _mapped(what: str, name: str) -> Layer:
 
 def _opened_by_words(root: Root) -> Iterator[tuple[str, str]]:
     """Yield what the command lines of kernels say is encrypted, and where that is written."""
-    yield from ((name, _DMCRYPT) for name in _TARGET.findall(root.read_text(_DMCRYPT) or ""))
+    yield from ((name, _DMCRYPT) for name in re.findall(_TARGET, root.read_text(_DMCRYPT) or ""))
     for path, text in _texts(root):
-        named = _LUKS_NAME.findall(text) + _CRYPTDEVICE.findall(text) + _OTHER.findall(text)
+        named = re.findall(_LUKS_NAME, text) + re.findall(_CRYPTDEVICE, text) + re.findall(_OTHER, text)
         yield from ((name, path) for name in named)
-        if not _LUKS_NAME.search(text):
-            yield from ((f"luks-{number}", path) for number in _LUKS_UUID.findall(text))
-        if not named and _CRYPT_ROOT.search(text):
+        if not re.search(_LUKS_NAME, text):
+            yield from ((f"luks-{number}", path) for number in re.findall(_LUKS_UUID, text))
+        if not named and re.search(_CRYPT_ROOT, text):
             yield "root", path
 
 
