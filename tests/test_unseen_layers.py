@@ -147,6 +147,11 @@ def test_encrypted_device_that_fstab_names_is_called_one(spec: str, sysroot: Mak
     assert "UUID=" not in str(error.hint)
 
 
+@pytest.mark.parametrize("spec", ["/dev/mapper/unknown", "/dev/md/0", "/dev/md127", "/dev/bcache0", "/dev/dm-3"])
+def test_remedy_for_a_device_that_stands_on_others_does_not_hide_them(spec: str, sysroot: Make) -> None:
+    assert "UUID=" not in str(refusal(sysroot({"/etc/fstab": f"{spec} / ext4 defaults 0 1\n"})).hint)
+
+
 def test_no_image_is_built_for_it(host_root: HostRoot, tmp_path: Path) -> None:
     root = host_root("root-without-proc")
     trees.make(f"file /etc/crypttab {CRYPTTAB.strip()}", Path(root.directory))

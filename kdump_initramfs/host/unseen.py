@@ -12,6 +12,9 @@ _MAX_BINDS = 8
 _BY_UUID = 'device = "UUID=…" and fs_type in a [[target]] with kind = "disk"'
 # What tells a device of another machine: names of devices do not.
 _KEYS = ("UUID", "LABEL", "PARTUUID")
+_ELSEWHERE = "build on the machine itself, or give its --facts (from `probe --json` on it)"
+# Nodes of devices that stand on others: the UUID of what is on them would hide that.
+_MADE_OF_OTHERS = ("/dev/mapper/", "/dev/dm-", "/dev/md", "/dev/bcache", "/dev/disk/by-id/dm-")
 _NAMED_BY = "a name tells nothing of another machine"
 
 
@@ -38,7 +41,7 @@ def raw(target: RawTarget) -> TargetFacts:
     """Refuse a raw device that cannot be looked at: nothing on it would tell it from another."""
     raise HostError(
         f"{target.device}: no such block device on this machine, and one thing alone does not tell it from another",
-        hint="build on the machine itself, or give its --facts (from `probe --json` on it)",
+        hint=_ELSEWHERE,
     )
 
 
@@ -73,11 +76,13 @@ def _of_entry(root: Root, target: PathTarget, entry: fstab.Entry, below: str) ->
     if layer := unseen_layers.encrypted(root, entry.spec):
         raise HostError(
             f"{target.path}: on {layer}: what it is opened by after a crash cannot be seen here",
-            hint="build on the machine itself, or give its --facts (from `probe --json` on it)",
+            hint=_ELSEWHERE,
         )
     raise HostError(
         f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
-        hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
+        hint=_ELSEWHERE
+        if entry.spec.startswith(_MADE_OF_OTHERS)
+        else f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
     )
 
 
