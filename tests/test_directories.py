@@ -537,6 +537,14 @@ def test_directory_of_a_device_that_is_not_there_yet_is_taken(machine_of: Machin
     assert found.directory == "dumps/new"
 
 
+def test_directory_of_a_device_that_another_is_mounted_over_is_not_looked_at(machine_of: MachineOf) -> None:
+    table = "40 28 254:2 / /mnt rw - xfs /dev/vda2 rw\n41 40 254:1 / /mnt/dumps rw - ext4 /dev/vda1 rw\n"
+    root = machine_of(table, "dir /mnt/dumps")
+    (Path(root.directory) / "mnt/dumps").chmod(0o777)
+    (found,) = targets.read(root, (DiskTarget(device="/dev/vda2", path="dumps"),))
+    assert found.directory == "dumps"
+
+
 @pytest.mark.parametrize("letter", ["i", "a"])
 def test_device_whose_directory_cannot_be_changed_is_refused(letter: str, mounted: Mounter) -> None:
     place = mounted(*EXT4)

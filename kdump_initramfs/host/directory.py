@@ -97,8 +97,9 @@ def check_inside(root: Root, mounted: Sequence[mounts.Mount], carriers: Sequence
             continue
         inside = below[len(mount.fs_root.rstrip("/")) :].strip("/")
         place = os.path.join(mount.mount_point, inside) if inside else mount.mount_point
-        _check_seen(root, mount, place, name)
-        return
+        if mounts.holder(tuple(mounted), place) == mount:
+            _check_seen(root, mount, place, name)
+            return
 
 
 def _check_seen(root: Root, mount: mounts.Mount, place: str, name: str) -> None:
