@@ -101,10 +101,12 @@ start_hook() {
     sh "$_script" "$@" </dev/null >>"$KDUMP_LOG" 2>&1 || _status=$?
 }
 
-# start_bounded_hook NAME: runs a hook that must end soon and say little, and sets _status to how it ended.
+# start_bounded_hook NAME [ARGUMENT...]: runs a hook that must end soon and say little, and sets _status to how it ended.
 start_bounded_hook() {
     _status=0
-    bounded "$KDUMP_HOOK_TIMEOUT_S" sh /lib/kdump/limited.sh "/lib/kdump/hooks/$1.sh" || _status=$?
+    _script="/lib/kdump/hooks/$1.sh"
+    shift
+    bounded "$KDUMP_HOOK_TIMEOUT_S" sh /lib/kdump/limited.sh "$_script" "$@" || _status=$?
 }
 
 # record_step STATUS BEGAN NAME: BEGAN is in centiseconds; for the record of the dump.

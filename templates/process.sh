@@ -79,6 +79,42 @@ end_sessions() {
     done
 }
 
+# keep NAME COMMAND...: starts what must go on until the target is closed, unless it has been started for this target. It
+# ends by itself once `is_closed`.
+keep() {
+    ! grep -q " $1\$" /run/kdump/keepers 2>/dev/null || return 0
+    _keeper=$1
+    shift
+    setsid "$@" </dev/null &
+    echo "$!" >>/run/kdump/sessions
+    echo "$! $_keeper" >>/run/kdump/keepers
+}
+
+is_closed() {
+    [ -e /run/kdump/closed ]
+}
+
+# end_keepers SECONDS: the target is closed: what was kept has that long to come to its end.
+end_keepers() {
+    [ -e /run/kdump/keepers ] || return 0
+    : >/run/kdump/closed
+    read_clock
+    _limit=$((clock_cs + $1 * 100))
+    while read -r _session _keeper; do
+        while is_running "$_session"; do
+            read_clock
+            if [ "$clock_cs" -ge "$_limit" ]; then
+                log "$_keeper: has not come to an end within $1 s"
+                end_sessions "$_session"
+                break
+            fi
+            pause 0.05
+        done
+        forget_session "$_session"
+    done </run/kdump/keepers
+    rm -f /run/kdump/keepers
+}
+
 # survey SESSION: sets _pids to the processes of a session, and _ticks to the CPU time that they have used (proc(5),
 # /proc/PID/stat).
 survey() {

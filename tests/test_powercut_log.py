@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.powercut import Cut, Disks, Log
+from tests.vm.powercut import Cut, Disks, Log, change_of_group
 
 SECTOR = 512
 BLOCK = 8 * SECTOR
@@ -71,3 +71,32 @@ def test_what_is_no_log_or_has_more_than_writes_is_refused(tmp_path: Path) -> No
         Log(tmp_path / "zero")
     with pytest.raises(ValueError, match="has flags 0x4"):
         write_log(tmp_path / "log", [(0, block(b"a"))], flags=4)
+
+
+def metadata(seqno: int) -> bytes:
+    return f'the-vg {{\nid = "x"\nseqno = {seqno}\nformat = "lvm2"\n'.encode().ljust(SECTOR, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("entries", "after"),
+    [
+        ([(0, block(b"a")), FLUSH], None),
+        ([], None),
+        ([(0, metadata(3)), FLUSH, (SECTOR, metadata(4)), FLUSH], None),
+        ([(0, block(b"a")), (SECTOR, metadata(5)), FLUSH, (0, metadata(6))], 2),
+        ([(0, block(b"a")), FLUSH, (SECTOR, metadata(10)), FLUSH], 3),
+        ([(0, metadata(2) + metadata(7))], 1),
+    ],
+    ids=["none written", "empty", "older", "first of two", "by number", "behind an older one"],
+)
+def test_change_of_a_volume_group_is_found(
+    entries: Sequence[tuple[int, bytes] | None], after: int | None, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    base.write_bytes(bytes(SECTOR) + metadata(3) + metadata(4))
+    assert change_of_group(write_log(tmp_path / "log", entries), base) == after
+
+
+def test_change_of_a_disk_that_had_no_group_is_found(tmp_path: Path) -> None:
+    (tmp_path / "base").write_bytes(bytes(SECTOR))
+    assert change_of_group(write_log(tmp_path / "log", [(0, metadata(1))]), tmp_path / "base") == 1

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from kdump_initramfs.host.root import Root
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -38,7 +38,8 @@ def parse(text: str) -> tuple[Entry, ...]:
 
 
 def _unescape(word: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
+    plain = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), word.encode("utf-8", "surrogateescape"))
+    return plain.decode("utf-8", "surrogateescape")
 
 
 def holder(entries: tuple[Entry, ...], path: str) -> Entry | None:
@@ -53,3 +54,13 @@ def holder(entries: tuple[Entry, ...], path: str) -> Entry | None:
 
 def read(root: Root) -> tuple[Entry, ...]:
     return parse(root.read_text("/etc/fstab") or "")
+
+
+def specs(root: Root) -> tuple[tuple[str, str], ...]:
+    """Return what each line names, swap too, and its type."""
+    fields = (line.split() for line in (root.read_text("/etc/fstab") or "").splitlines())
+    return tuple(
+        (_unescape(each[0]).replace('"', ""), each[2])
+        for each in fields
+        if len(each) >= 3 and not each[0].startswith("#")
+    )

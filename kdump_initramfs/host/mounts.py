@@ -8,7 +8,7 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.host.root import Root
 
 _MOUNTINFO = "/proc/self/mountinfo"
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(Struct, frozen=True, kw_only=True):
@@ -50,14 +50,20 @@ def _parse_line(line: str) -> Mount | None:
 
 
 def _unescape(word: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
+    plain = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), word.encode("utf-8", "surrogateescape"))
+    return plain.decode("utf-8", "surrogateescape")
+
+
+def covers(directory: str, path: str) -> bool:
+    """Whether `path` is `directory`, or below it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def holder(mounts: tuple[Mount, ...], path: str) -> Mount | None:
     """Return the mount that holds `path` (absolute, symbolic links resolved): the longest, of equals the last."""
     found: Mount | None = None
     for mount in mounts:
-        inside = path == mount.mount_point or path.startswith(mount.mount_point.rstrip("/") + "/")
+        inside = covers(mount.mount_point, path)
         if inside and (found is None or len(mount.mount_point) >= len(found.mount_point)):
             found = mount
     return found

@@ -17,8 +17,8 @@ def is_share(mount: mounts.Mount) -> bool:
     return mount.fs_type == "virtiofs" or (mount.fs_type == "9p" and "trans=virtio" in mount.options)
 
 
-def read(root: Root, mount: mounts.Mount, name: str, resolved: str) -> ShareTarget:
-    """Return the directory `resolved` on what is mounted as a target called `name`."""
+def read(root: Root, mount: mounts.Mount, name: str, inside: str) -> ShareTarget:
+    """Return the directory `inside` of what is mounted as a target called `name`."""
     directories = list(_devices(root, mount))
     if not directories:
         raise HostError(
@@ -30,7 +30,7 @@ def read(root: Root, mount: mounts.Mount, name: str, resolved: str) -> ShareTarg
         name=name,
         fs_type=mount.fs_type,
         tag=mount.source,
-        directory=mounts.directory_inside(mount, resolved),
+        directory=inside,
         drivers=tuple(dict.fromkeys(driver for each in found for driver in each.drivers)),
         modaliases=tuple(dict.fromkeys(alias for each in found for alias in each.modaliases)),
     )

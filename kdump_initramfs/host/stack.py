@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from kdump_initramfs.errors import HostError
-from kdump_initramfs.host import block, filesystem, layer, mounts
+from kdump_initramfs.host import block, btrfs, filesystem, layer, mounts
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, Filesystem, LogicalVolume, LoopFile
 
@@ -66,7 +66,7 @@ def carriers(root: Root, mount: mounts.Mount, name: str) -> tuple[str, ...]:
     if not mount.number.startswith("0:"):
         return (mount.number,)
     if mount.fs_type == "btrfs":
-        return btrfs_carriers(root, root.resolve(mount.source).removeprefix("/dev/"), name)
+        return _known_carriers(btrfs.carriers(root, mount), mount.source.removeprefix("/dev/"), name)
     raise HostError(
         f"{name}: on {mount.fs_type} ({mount.source}), which is not on a block device",
         hint='name a directory on a disk in a [[target]] with kind = "path"',
@@ -74,7 +74,10 @@ def carriers(root: Root, mount: mounts.Mount, name: str) -> tuple[str, ...]:
 
 
 def btrfs_carriers(root: Root, device: str, name: str) -> tuple[str, ...]:
-    members = block.members_of_btrfs(root, device)
+    return _known_carriers(block.members_of_btrfs(root, device), device, name)
+
+
+def _known_carriers(members: tuple[str, ...], device: str, name: str) -> tuple[str, ...]:
     if not members:
         raise HostError(f"{name}: on btrfs ({device}), whose devices /sys/fs/btrfs does not tell", hint="mount it")
     return members

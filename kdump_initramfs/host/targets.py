@@ -1,7 +1,5 @@
 """Dump targets: from what was configured to the file system, the directory on it and the devices below."""
 
-import os
-import stat
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -10,7 +8,7 @@ from msgspec.structs import replace
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget, Target
 from kdump_initramfs.errors import HostError, KdumpError, raise_together
 from kdump_initramfs.formats import blkid_types, superblock
-from kdump_initramfs.host import block, content, mounts, share, unseen
+from kdump_initramfs.host import automount, block, content, directory, expected, mounts, share, unseen
 from kdump_initramfs.host import stack as layers
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, DeviceTarget, DirectoryTarget, TargetFacts
@@ -62,38 +60,29 @@ def _is_there(root: Root, device: str) -> bool:
 
 
 def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget) -> TargetFacts:
+    mounted = automount.awake(root, mounted, target.path)
     resolved = root.resolve(target.path)
+    expected.check(root, mounted, resolved)
     if not root.is_dir(target.path):
         problem = "is no directory" if root.exists(target.path) else "no such directory"
         raise HostError(f"{target.path}: {problem}", hint=f"create it: mkdir -m 0700 -p {target.path}")
     mount = _holder(mounted, resolved, target.path)
+    inside = mounts.directory_inside(mount, resolved)
+    directory.check_path(inside, target.path)
+    directory.check_attributes(root, resolved, target.path)
     if share.is_share(mount):
-        return share.read(root, mount, target.path, resolved)
-    _check_owner(root, resolved, target.path)
+        return share.read(root, mount, target.path, inside)
+    directory.check_owner(root, mount.mount_point, resolved, target.path)
     numbers = layers.carriers(root, mount, target.path)
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, mount.fs_type, mount.options, target.path)
     return DirectoryTarget(
         kind="path",
         name=target.path,
-        directory=mounts.directory_inside(mount, resolved),
+        directory=inside,
         filesystem=filesystem,
         stack=stack,
         devices=_names(stack, numbers),
     )
-
-
-def _check_owner(root: Root, resolved: str, name: str) -> None:
-    """Refuse a directory that others could put into the place of, or into which they could put what we would follow.
-
-    In one with the sticky bit nobody can move what is root's.
-    """
-    status = os.stat(root.host(resolved))
-    exposed = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
-    if exposed or (os.geteuid() == 0 and status.st_uid != 0):
-        raise HostError(
-            f"{name}: may be changed by others than root, and so could a dump in it",
-            hint=f"chown root {name} && chmod go-w {name}",
-        )
 
 
 def _holder(mounted: tuple[mounts.Mount, ...], resolved: str, name: str) -> mounts.Mount:
@@ -106,6 +95,7 @@ def _holder(mounted: tuple[mounts.Mount, ...], resolved: str, name: str) -> moun
             f"at {over.mount_point} later",
             hint=f"unmount {over.mount_point}, or mount {mount.source} anew",
         )
+    directory.check_mount(mount, name)
     return mount
 
 
@@ -128,6 +118,8 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
         raise HostError(f"{target.device}: no file system that we know is on it{seems}", hint="make one, or mount it")
     options = mount.options if mount else ()
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, fs_type, options, target.device)
+    carriers = (*numbers, *(f"/dev/{name}" for name in _names(stack, numbers)))
+    directory.check_inside(root, mounted, carriers, target.path, target.device)
     return DirectoryTarget(
         kind="disk",
         name=target.device,

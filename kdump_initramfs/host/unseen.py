@@ -3,7 +3,7 @@
 from kdump_initramfs.config import DiskTarget, PathTarget, RawTarget
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import superblock
-from kdump_initramfs.host import fstab, unseen_lvm
+from kdump_initramfs.host import expected, fstab, mounts, unseen_layers, unseen_lvm
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, Content, DirectoryTarget, Filesystem, TargetFacts, UnseenDevice
 
@@ -12,6 +12,9 @@ _MAX_BINDS = 8
 _BY_UUID = 'device = "UUID=…" and fs_type in a [[target]] with kind = "disk"'
 # What tells a device of another machine: names of devices do not.
 _KEYS = ("UUID", "LABEL", "PARTUUID")
+_ELSEWHERE = "build on the machine itself, or give its --facts (from `probe --json` on it)"
+# Nodes of devices that stand on others: the UUID of what is on them would hide that.
+_MADE_OF_OTHERS = ("/dev/mapper/", "/dev/dm-", "/dev/md", "/dev/bcache", "/dev/disk/by-id/dm-")
 _NAMED_BY = "a name tells nothing of another machine"
 
 
@@ -28,6 +31,9 @@ def disk(root: Root, target: DiskTarget) -> TargetFacts:
             f"{target.device}: no such file system on this machine, so its type is unknown",
             hint='tell it by fs_type = "ext4" (or xfs, btrfs, …) in the [[target]]',
         )
+    # What a machine that runs has in its tables is no other machine's.
+    if not mounts.are_known(root):
+        unseen_layers.check_plain(root, target.device, target.device, target.fs_type)
     return _facts("disk", target.device, target.path.strip("/"), target.device, target.fs_type)
 
 
@@ -35,7 +41,7 @@ def raw(target: RawTarget) -> TargetFacts:
     """Refuse a raw device that cannot be looked at: nothing on it would tell it from another."""
     raise HostError(
         f"{target.device}: no such block device on this machine, and one thing alone does not tell it from another",
-        hint="build on the machine itself, or give its --facts (from `probe --json` on it)",
+        hint=_ELSEWHERE,
     )
 
 
@@ -50,6 +56,7 @@ def path(root: Root, target: PathTarget) -> TargetFacts:
                 f"{target.path}: on no file system of {root.directory.rstrip('/')}/etc/fstab",
                 hint=f"add its file system there, or name it by {_BY_UUID}",
             )
+        expected.check_units(root, target.path, place, entry.mount_point)
         below = place[len(entry.mount_point) :]
         if not {"bind", "rbind"} & set(entry.options):
             return _of_entry(root, target, entry, below)
@@ -62,12 +69,20 @@ def _of_entry(root: Root, target: PathTarget, entry: fstab.Entry, below: str) ->
     directory = f"{_subvolume(entry)}{below}".strip("/")
     if superblock.layouts(entry.fs_type):
         if spec:
+            unseen_layers.check_plain(root, target.path, spec, entry.fs_type)
             return _facts("path", target.path, directory, spec, entry.fs_type)
         if volume := unseen_lvm.stack(root, target.path, entry.spec):
             return _on(volume, "path", target.path, directory, entry.fs_type)
+    if layer := unseen_layers.encrypted(root, entry.spec):
+        raise HostError(
+            f"{target.path}: on {layer}: what it is opened by after a crash cannot be seen here",
+            hint=_ELSEWHERE,
+        )
     raise HostError(
         f"{target.path}: on {entry.spec} ({entry.fs_type}) in /etc/fstab; what that is cannot be seen here",
-        hint=f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
+        hint=_ELSEWHERE
+        if entry.spec.startswith(_MADE_OF_OTHERS)
+        else f"write UUID=… and the type there, name the target by {_BY_UUID}, or give --facts",
     )
 
 

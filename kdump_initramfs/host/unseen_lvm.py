@@ -34,7 +34,7 @@ def stack(root: Root, name: str, spec: str) -> tuple[BlockDevice, ...]:
     stands on what cannot be seen.
     """
     for group, volume in _candidates(spec):
-        described = _read(root, group)
+        described = read(root, group)
         if volume in lvm_text.section(described, "logical_volumes"):
             _check_carriers(name, group, described)
             return tuple(_devices(group, described, volume))
@@ -53,7 +53,8 @@ def _candidates(spec: str) -> Iterator[tuple[str, str]]:
             yield group, volume
 
 
-def _read(root: Root, group: str) -> Section:
+def read(root: Root, group: str) -> Section:
+    """Return what is written of a group; nothing where there is no such group."""
     path = f"{_BACKUP}/{group}"
     content = root.read_text(path) if group not in {".", ".."} else None
     try:

@@ -15,9 +15,10 @@ from msgspec import Struct
 from kdump_initramfs.config import Config, PathTarget
 from kdump_initramfs.dumps import store
 from kdump_initramfs.errors import HostError, KdumpError
+from kdump_initramfs.host import expected
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import record
-from kdump_initramfs.loader import proof, rearm
+from kdump_initramfs.loader import proof
 from kdump_initramfs.model import SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _has_passed(root: Root, config: Config, attempt: Attempt) -> bool:
     saved = [dump for dump in store.find(root.host(each.path) for each in paths) if _is_of(dump, attempt)]
     if any(dump.is_complete for dump in saved):
         return True
-    rearm.check_mounted(root, config, on_demand=True)
+    expected.check_targets(root, config.targets, on_demand=True)
     if len(paths) < len(config.targets):
         raise HostError("its dump may be on a target that is not mounted", hint="run: kdump-initramfs dumps recover")
     return False

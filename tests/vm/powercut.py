@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import random
+import re
 import struct
 import sys
 import tempfile
@@ -24,6 +25,10 @@ _ENTRY = struct.Struct("<QQQQ")
 _MAGIC = 0x6A736677736872
 _VERSION = 1
 _FLUSH = 1
+
+# In what LVM writes of a volume group: the number of its last change. It is near the beginning of the disk.
+_SEQNO = re.compile(rb"\nseqno = ([0-9]+)\n")
+_METADATA_BYTES = 64 << 20
 
 # A disk may have written a part of a request; the parts that it loses are of this size.
 _PIECE = 4096
@@ -122,6 +127,18 @@ class Disks:
                     if dice.random() >= lost:
                         disk.seek(entry.offset + start)
                         disk.write(data[start : start + piece])
+
+
+def change_of_group(log: Log, base: Path) -> int | None:
+    """Return after how many entries a volume group had been changed for the first time; None if it never was."""
+    with base.open("rb") as disk:
+        before = _last_seqno(disk.read(_METADATA_BYTES))
+    changed = (number + 1 for number, entry in enumerate(log.entries) if _last_seqno(log.data(entry)) > before)
+    return next(changed, None)
+
+
+def _last_seqno(content: bytes) -> int:
+    return max((int(number) for number in _SEQNO.findall(content)), default=0)
 
 
 def copy_sparse(source: Path, target: Path) -> None:
