@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from kdump_initramfs.config import Config
+from kdump_initramfs.formats.proc_modules import LoadedModule
 
 SCHEMA = 1
 
@@ -273,6 +274,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     post_scripts: tuple[Script, ...] = ()
     # Descriptions of the volume keys that the kernel can hand over now: logon keys that begin with VOLUME_KEY_PREFIX.
     volume_keys: tuple[str, ...] = ()
+    # Modules that are in use now; none where the image is generic, or for another kernel than the running one.
+    loaded_modules: tuple[LoadedModule, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
 
@@ -359,7 +362,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     volume_keys: tuple[str, ...] = ()
     # Compression of the archive: zstd, xz, gzip or none.
     compression: str
-    # What the administrator should know about this image (weaker than it could be).
     warnings: tuple[str, ...] = ()
     # None of a plan that was not made from a configuration.
     basis: Basis | None = None
@@ -371,11 +373,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     tool: str
     kernel: Kernel
-    # sha256 of the kernel image that the capture image is meant for.
     kernel_sha256: str
     hooks: tuple[str, ...]
     targets: tuple[TargetFacts, ...]
-    # Descriptions of the logon keys that `load` has the kernel hand over.
     volume_keys: tuple[str, ...] = ()
     # Every file of the host that went in, with its digest: what `status` compares.
     inputs: tuple[Input, ...]

@@ -6,7 +6,7 @@ import msgspec
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
-from kdump_initramfs.host import crash, crypttab, kernel, keyring, site, targets, tools, watchdog
+from kdump_initramfs.host import crash, crypttab, kernel, keyring, loaded, site, targets, tools, watchdog
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, Kernel
 
@@ -27,6 +27,7 @@ def read(
             hostname=_safe_name(facts_of.hostname),
             machine=machine,
             kernel=found_kernel,
+            loaded_modules=facts_of.loaded_modules if facts_of.kernel.release == found_kernel.release else (),
             tools=tools.read(root),
             pre_scripts=site.scripts(root, "pre", config.capture.pre),
             post_scripts=site.scripts(root, "post", config.capture.post),
@@ -41,6 +42,7 @@ def read(
         tools=tools.read(root),
         crypttab=crypttab.read(root),
         volume_keys=keyring.volume_keys(root),
+        loaded_modules=loaded.read(root, found_kernel.release) if config.image.mode == "host" else (),
         watchdogs=watchdog.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),
         post_scripts=site.scripts(root, "post", config.capture.post),

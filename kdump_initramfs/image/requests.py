@@ -1,0 +1,97 @@
+"""What the kernel asks modprobe for after the crash (request_module()): answered from what is in the image, or named.
+
+docs/REQUESTS.md has every place that asks. The names that a module answers to, its own and its aliases, become a table
+that templates/modprobe.sh reads; a second one has the names that this kernel has a module for and this image has not.
+Only these are worth a word on the console: of what no module answers to, such as crypto-xts(aes), which the crypto API
+makes of two that are there, the kernel asks for something in every healthy boot.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from kdump_initramfs import resources
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import drivers, kmod, layout
+from kdump_initramfs.model import Dir, Entry, Link, Text
+
+PROGRAM = "/lib/kdump/modprobe.sh"
+TABLE = "/etc/kdump/requests"
+ABSENT = "/etc/kdump/requests-absent"
+# Names that were asked for in vain, each a file, which can be made but once.
+_ASKED = "/run/kdump/asked"
+# CONFIG_MODPROBE_PATH, where the kernel looks before /init has told it better.
+_DEFAULT = "/sbin/modprobe"
+
+# What storage asks for, as names are in normal form: algorithms, file systems, targets of device-mapper, levels of
+# arrays, character sets, schedulers, handlers of storage arrays, drivers by the number of a device.
+_is_of_storage = re.compile(
+    r"(crypto|fs|dm|md|nls|scsi_dh|algif|block_major|nvme|quota)_.*|.*_iosched|cryptomgr|raid.*|net_pf_38"
+).fullmatch
+# What a device asks for by its MODALIAS: udev's part of the aliases, or 25-drivers.sh.
+_is_of_bus = re.compile(r"[^:]*:").match
+
+
+def tables(
+    known: kmod.Modules, modules: Sequence[kmod.Module], order: Mapping[str, Sequence[kmod.Module]], directory: str
+) -> tuple[Text, Text]:
+    """Return both tables for the modules of an image, which lie below `directory`.
+
+    `order` has what to load for each of those that are not loaded at boot.
+    """
+    names = {module.name: [module.name] for module in modules}
+    others: dict[str, None] = dict.fromkeys(name for name in known.files if name not in names)
+    for alias, module in known.aliases():
+        if not _is_of_bus(alias):
+            if module in names:
+                names[module].append(alias)
+            else:
+                others[kmod.normal(alias)] = None
+    answered = {kmod.normal(name) for every in names.values() for name in every}
+    absent = [name for name in others if _is_of_storage(name) and name not in answered and not known.is_builtin(name)]
+    needed = {name: _needed(known, name, names.keys(), order) for name in names}
+    lines = [f"directory={directory}", *(_line(name, every, needed[name]) for name, every in names.items())]
+    return (
+        Text(path=TABLE, content=_text(lines), reason="what the kernel may ask for, and what to load then"),
+        Text(path=ABSENT, content=_text(_absent_lines(absent)), reason="what the kernel may ask for in vain"),
+    )
+
+
+def _needed(
+    known: kmod.Modules, name: str, there: Collection[str], order: Mapping[str, Sequence[kmod.Module]]
+) -> list[str]:
+    """Return what to load for a module, in order, itself included, as far as it is in the image."""
+    resolved = order.get(name) or known.resolve([name])
+    return [module.name for module in resolved if module.name in there]
+
+
+def _line(module: str, names: Iterable[str], needed: Iterable[str]) -> str:
+    patterns = "|".join(dict.fromkeys(drivers.shell_pattern(name) for name in names))
+    return f'case $name in {patterns}) answers="$answers {module}" needed="$needed {" ".join(needed)}" ;; esac'
+
+
+def _absent_lines(names: Iterable[str]) -> Iterator[str]:
+    """Yield one command, which the shell reads as a whole: names that begin alike share their beginning."""
+    patterns = [drivers.shell_pattern(name) for name in names]
+    if patterns:
+        yield f"case $name in {'|'.join(patterns)}) absent=yes ;; esac"
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def program() -> tuple[Entry, ...]:
+    """Return what the kernel runs."""
+    content = resources.read("templates", "modprobe.sh")
+    return (
+        Text(path=PROGRAM, content=content, mode=0o755, reason="answers the kernel, which asks for modules"),
+        Dir(path=_ASKED, mode=0o700),
+    )
+
+
+def links(root: Root, entries: Iterable[Entry]) -> tuple[Link, ...]:
+    """Return the link where the kernel looks by default, unless the image has a modprobe of the administrator there."""
+    place, _ = layout.canonical(root, _DEFAULT)
+    if any(layout.canonical(root, entry.path)[0] == place for entry in entries if entry.path.endswith("/modprobe")):
+        return ()
+    return (Link(path=_DEFAULT, target=PROGRAM, reason="where the kernel looks for modprobe"),)

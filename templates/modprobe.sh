@@ -1,0 +1,70 @@
+#!/bin/sh
+# The modprobe of the capture kernel (/proc/sys/kernel/modprobe): loads what the kernel asks for by request_module(), from
+# the modules of this image, and says what it asked for in vain. The kernel runs `modprobe -q -- NAME`, with nothing open,
+# perhaps before /init, several at a time, and waits for each.
+# Tables: /etc/kdump/requests and requests-absent (kdump_initramfs/image/requests.py).
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 077
+
+# Without an output a file that is opened would become one.
+[ -e /proc/self/fd/2 ] || [ ! -c /dev/null ] || exec </dev/null >/dev/null 2>&1
+
+while :; do
+    case ${1-} in
+        -*) shift ;;
+        *) break ;;
+    esac
+done
+name=${1-}
+[ -n "$name" ] || exit 1
+
+# is_loaded MODULE: one that another is just loading is waited for, but not for ever: that may be who asks.
+is_loaded() {
+    turns=5
+    while [ -e "/sys/module/$1/initstate" ] && read -r state <"/sys/module/$1/initstate"; do
+        case $state in
+            live) return 0 ;;
+            coming) ;;
+            *) return 1 ;;
+        esac
+        turns=$((turns - 1))
+        [ "$turns" -gt 0 ] || return 1
+        sleep 1
+    done
+    return 1
+}
+
+# Of what answers to a name one is enough: an algorithm may have another implementation, for a processor that is not there.
+directory='' answers='' needed='' absent=''
+[ ! -e /etc/kdump/requests ] || . /etc/kdump/requests
+for module in $needed; do
+    is_loaded "$module" || [ ! -s "$directory/$module.ko" ] || insmod "$directory/$module.ko" || :
+done
+for module in $answers; do
+    ! is_loaded "$module" || exit 0
+done
+
+# What is asked for again and again is said once, and no more than a few hundred names.
+set -- /run/kdump/asked/*
+[ $# -lt 200 ] || exit 1
+key=$name
+while :; do
+    case $key in
+        */*) key=${key%%/*}!${key#*/} ;;
+        *) break ;;
+    esac
+done
+set -C
+echo >"/run/kdump/asked/$key" || exit 1
+set +C
+. /lib/kdump/lib.sh
+[ -n "$answers" ] || [ ! -e /etc/kdump/requests-absent ] || . /etc/kdump/requests-absent
+if [ -n "$answers$absent" ]; then
+    echo "$name" >>/run/kdump/requests
+    # In the background, for the console may be what hangs.
+    log "the kernel asked for $name, which is not in this image" &
+else
+    read -r up _ </proc/uptime
+    echo "[$up] the kernel asked for $name, which no module answers to" >>"$KDUMP_LOG"
+fi
+exit 1
