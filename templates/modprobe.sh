@@ -57,14 +57,16 @@ done
 set -C
 echo >"/run/kdump/asked/$key" || exit 1
 set +C
-. /lib/kdump/lib.sh
 [ -n "$answers" ] || [ ! -e /etc/kdump/requests-absent ] || . /etc/kdump/requests-absent
+up=
+[ ! -e /proc/uptime ] || read -r up _ </proc/uptime
 if [ -n "$answers$absent" ]; then
     echo "$name" >>/run/kdump/requests
+    said="[$up] the kernel asked for $name, which is not in this image"
     # In the background, for the console may be what hangs.
-    log "the kernel asked for $name, which is not in this image" &
+    echo "kdump: $said" >/dev/console &
 else
-    read -r up _ </proc/uptime
-    echo "[$up] the kernel asked for $name, which no module answers to" >>"$KDUMP_LOG"
+    said="[$up] the kernel asked for $name, which no module answers to"
 fi
+echo "$said" >>/run/kdump/log
 exit 1
