@@ -11,6 +11,7 @@ from kdump_initramfs.dumps import show, store
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import kmod, requests
 from kdump_initramfs.model import File, Link, Text
+from kdump_initramfs.rehearsal import console, rehearse, verify
 from tests import capture, kernels, programs
 from tests.capture import CONSOLE, LOG, Environment
 from tests.saving import HOOKS, record
@@ -280,3 +281,39 @@ def test_a_module_that_the_kernel_asked_for_meanwhile_is_no_failure(environment:
     load(environment, "raid1")
     assert environment.hook("20-modules").status == 0
     assert environment.read("/lib/modules/there/raid1.ko") == ""
+
+
+# --- the rehearsal ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("kdump: [3.14] the kernel asked for crypto-xxhash64, which is not in this image", "crypto-xxhash64"),
+        (
+            "kdump: [3.14] the kernel asked for crypto-essiv(cbc(aes),sha256), which is not in this image\r",
+            "crypto-essiv(cbc(aes),sha256)",
+        ),
+        ("\x1b[2Jkdump: [] the kernel asked for dm-cache-smq, which is not in this image", "dm-cache-smq"),
+        ("[3.14] the kernel asked for crypto-xts(aes), which no module answers to", ""),
+        ("[    1.2] md: could not find the personality", ""),
+    ],
+)
+def test_the_console_of_a_guest_tells_what_was_asked_for(line: str, name: str) -> None:
+    assert console.missing_request(line) == name
+
+
+def test_a_rehearsal_names_what_was_asked_for_whether_it_passes_or_not() -> None:
+    for passed in (True, False):
+        result = rehearse.Result(
+            kernel_release=RELEASE,
+            image="/i",
+            accel="tcg",
+            crashkernel="192M",
+            checks=(verify.Check(name="one dump was saved", passed=passed),),
+            seconds={},
+            kernel_requests=("crypto-xxhash64", "nls_cp850"),
+        )
+        text = "\n".join(rehearse.summary(result))
+        assert "  the kernel asked for crypto-xxhash64, which is not in the image\n" in text
+        assert "  the kernel asked for nls_cp850, which is not in the image\n" in text

@@ -18,7 +18,7 @@ from kdump_initramfs.errors import RehearsalError
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import kexec, proof
-from kdump_initramfs.rehearsal import qemu, storage, verify, victim
+from kdump_initramfs.rehearsal import console, qemu, storage, verify, victim
 from kdump_initramfs.rehearsal.verify import Check, Expected
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Result(Struct, frozen=True, kw_only=True):
     # From the record of the dump; 0 where there is none.
     memory_low_kib: int = 0
     vmcore_bytes: int = 0
+    # What the capture kernel asked for that is not in the image.
+    kernel_requests: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -82,6 +84,8 @@ class _Phases:
         self.seconds: dict[str, float] = {}
         # What the victim says when it cannot go on.
         self.failure = ""
+        # What the capture kernel asks for in vain, each once.
+        self.requests: dict[str, None] = {}
         self._name = ""
         self._began = time.monotonic()
 
@@ -97,6 +101,8 @@ class _Phases:
         """Take a line of the console."""
         if "rehearsal: failed: " in line:
             self.failure = line.partition("rehearsal: failed: ")[2].strip()
+        if asked := console.missing_request(line):
+            self.requests[asked] = None
         for mark, name in _MARKS.items():
             if mark in line and name != self._name:
                 self.begin(name)
@@ -175,15 +181,16 @@ def _make_disks(directory: str, recipe: storage.Recipe, disk_bytes: int) -> tupl
 def _boot(guest: qemu.Guest, phase: str, directory: str, options: Options, phases: _Phases) -> qemu.Accel:
     """Boot the guest for one phase, to its end, and return how QEMU ran it."""
     phases.begin(f"booting the guest to {phase}")
-    console = os.path.join(directory, f"{phase}.console")
+    log = os.path.join(directory, f"{phase}.console")
     outcome = qemu.run(
         replace(guest, append=f"{guest.append} VICTIM_PHASE={phase}"),
         accel=options.accel,
         timeout_s=options.timeout_s,
-        console_log=console,
+        console_log=log,
         on_line=phases.hear,
     )
-    kept = f"see {console}" if options.keep else "run it again with --keep DIR, and read the console logs there"
+    kept = f"see {log}" if options.keep else "run it again with --keep DIR, and read the console logs there"
+    kept = "; ".join((*console.named(phases.requests), kept))
     if phases.failure:
         raise RehearsalError(f"in the guest: {phases.failure}", hint=kept)
     if outcome.ended != "exited":
@@ -196,6 +203,7 @@ def _result(
 ) -> Result:
     dumps = store.find([saved])
     record = dumps[0].record if dumps else None
+    requests = dict.fromkeys((*phases.requests, *(record.kernel_requests if record else ())))
     return Result(
         kernel_release=command.record.manifest.kernel.release,
         image=command.image,
@@ -205,6 +213,7 @@ def _result(
         seconds=phases.seconds,
         memory_low_kib=record.memory_low_kib if record else 0,
         vmcore_bytes=sum(file.bytes for name, file in record.files.items() if name in store.VMCORES) if record else 0,
+        kernel_requests=tuple(requests),
     )
 
 
@@ -234,6 +243,7 @@ def summary(result: Result) -> Iterator[str]:
     for check in result.checks:
         detail = f": {check.detail}" if check.detail else ""
         yield f"  {'ok    ' if check.passed else 'FAILED'} {check.name}{detail}"
+    yield from (f"  {line}" for line in console.named(result.kernel_requests))
     yield f"under {result.accel.upper()}, crashkernel={result.crashkernel}:"
     for name, seconds in result.seconds.items():
         yield f"  {seconds:7.2f} s  {name}"
