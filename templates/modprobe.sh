@@ -66,7 +66,7 @@ if [ -n "$answers$absent" ]; then
     # In the background, for the console may be what hangs.
     echo "kdump: $said" >/dev/console &
 else
-    said="[$up] the kernel asked for $name, which no module answers to"
+    said="[$up] the kernel asked for $name, which no loadable module answers to"
 fi
 echo "$said" >>/run/kdump/log
 exit 1

@@ -31,6 +31,7 @@ kernel/fs/nls/nls_iso8859-15.ko:
 kernel/drivers/net/nic.ko:
 kernel/drivers/scsi/sd_mod.ko:
 kernel/sound/tone.ko:
+kernel/fs/unicode/utf8data.ko:
 updates/dkms/dm-secret.ko:
 """
 ALIAS = """\
@@ -83,6 +84,7 @@ def told(known: kmod.Modules, wanted: Sequence[str], names: Sequence[str]) -> li
         ("raid6-pq", "raid6_pq: raid6_pq:"),
         ("block-major-8-0", "sd_mod: sd_mod:"),
         ("char-major-10-234", "btrfs: raid6_pq blake2b_generic btrfs:"),
+        ("symbol:utf8_data_table", "utf8data: utf8data:"),
         # This kernel has a module for it, and the image has not.
         ("crypto-xxhash64", "::yes"),
         ("crypto-cts", "::yes"),
@@ -106,11 +108,11 @@ def told(known: kmod.Modules, wanted: Sequence[str], names: Sequence[str]) -> li
 def test_a_name_is_answered_by_what_is_there_or_known_to_be_absent(
     modules: kmod.Modules, name: str, answer: str
 ) -> None:
-    assert told(modules, ["btrfs", "sd_mod"], [name]) == [answer]
+    assert told(modules, ["btrfs", "sd_mod", "utf8data"], [name]) == [answer]
 
 
 def test_an_image_with_nothing_and_one_with_all_have_tables_too(modules: kmod.Modules) -> None:
-    assert told(modules, [], ["fs-btrfs"]) == ["::yes"]
+    assert told(modules, [], ["fs-btrfs", "symbol:utf8_data_table", "symbol:nfs3"]) == ["::yes", "::yes", "::"]
     every = list(modules.files)
     assert told(modules, every, ["crypto-xxhash64", "fs-zfs"]) == ["xxhash_generic: xxhash_generic:", "::"]
 
@@ -207,7 +209,7 @@ def test_what_no_module_answers_to_is_in_the_log_alone(asked: Environment) -> No
     assert ask(asked, "crypto-xts(aes)", "binfmt-464c", "net-pf-10", "crypto-xts(aes)") == [1] * 4
     assert vain(asked) == []
     assert asked.read(CONSOLE) == ""
-    assert asked.read(LOG).count("the kernel asked for crypto-xts(aes), which no module answers to") == 1
+    assert asked.read(LOG).count("the kernel asked for crypto-xts(aes), which no loadable module answers to") == 1
 
 
 @enter
@@ -295,7 +297,7 @@ def test_a_module_that_the_kernel_asked_for_meanwhile_is_no_failure(environment:
             "crypto-essiv(cbc(aes),sha256)",
         ),
         ("\x1b[2Jkdump: [] the kernel asked for dm-cache-smq, which is not in this image", "dm-cache-smq"),
-        ("[3.14] the kernel asked for crypto-xts(aes), which no module answers to", ""),
+        ("[3.14] the kernel asked for crypto-xts(aes), which no loadable module answers to", ""),
         ("[    1.2] md: could not find the personality", ""),
     ],
 )

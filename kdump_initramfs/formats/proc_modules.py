@@ -9,10 +9,13 @@ from msgspec import Struct
 
 # An algorithm that nobody uses has the reference of its registration alone (crypto_register_alg(), crypto/algapi.c).
 _REGISTERED = 1
+# What is in use only while a key slot is read: cryptsetup has the kernel decrypt it where its own library does not know
+# the cipher (lib/crypto_backend/crypto_cipher_kernel.c there).
+_USED_FOR_A_MOMENT = ("algif_skcipher", "algif_hash")
 
 
 class LoadedModule(Struct, frozen=True, kw_only=True):
-    """A module that something else than a module uses: a mount, a table of device-mapper, an array, a key."""
+    """A module that something else than a module uses: a mount, a table of device-mapper, an array; or has used."""
 
     name: str
     # Its algorithms that are in use, as "TYPE NAME": "shash xxhash64".
@@ -31,13 +34,13 @@ def parse(modules: str, crypto: str) -> tuple[LoadedModule, ...]:
 
 
 def _used_modules(text: str) -> Iterator[str]:
-    """Yield the modules with more users than the modules that need them, of which each counts for one."""
+    """Yield the modules with more users than the modules that need them, each of which counts for one."""
     for line in text.splitlines():
         # Name, size, users, "a,b," or "-", state; "[permanent]" and a module that cannot be removed have no number.
         words = line.split()
         if len(words) > 4 and words[2].isdigit() and words[4] == "Live":
             holders = [word for word in words[3].split(",") if word not in ("", "-", "[permanent]")]
-            if int(words[2]) > len(holders):
+            if int(words[2]) > len(holders) or words[0] in _USED_FOR_A_MOMENT:
                 yield words[0]
 
 

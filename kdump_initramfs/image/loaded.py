@@ -23,11 +23,14 @@ _MAPPED = r"(dm|md|raid|faulty|linear|multipath|kvdo)"
 _MODULES: Mapping[str, str] = {
     "lvm": rf"(?!dm_(crypt|multipath|round_robin|queue_length|service_time|historical|io_affinity)){_MAPPED}.*",
     "multipath": r"dm_.*|scsi_dh_.*",
-    "crypt": r"dm_(bufio|crypt|integrity|zero|clone)",
+    "crypt": r"dm_(bufio|crypt|integrity|zero|clone)|algif_.*",
     "dm": rf"{_MAPPED}.*",
     "md": r"(md|raid|faulty|linear|multipath).*",
     # Character sets: vfat is mounted with those that its description names.
     "exfat": r"nls_.*",
+    # Formats of quota files, for which ext4 and f2fs have inodes of their own; tables of Unicode for casefold.
+    "ext4": r"quota_(v1|v2|tree)|utf8.*|unicode",
+    "f2fs": r"quota_(v1|v2|tree)|utf8.*|unicode",
 }
 # Which algorithms, as "TYPE NAME": dm-crypt takes any cipher and digest, a file system digests that have no key.
 _ALGORITHMS: Mapping[str, str] = {

@@ -22,10 +22,13 @@ _ASKED = "/run/kdump/asked"
 # CONFIG_MODPROBE_PATH, where the kernel looks before /init has told it better.
 _DEFAULT = "/sbin/modprobe"
 
+# symbol_request() asks for who exports a name (utf8_load(), fs/unicode/utf8-core.c); modules.alias has none of these.
+_SYMBOLS = {"utf8data": ("symbol:utf8_data_table",)}
+
 # What storage asks for, as names are in normal form: algorithms, file systems, targets of device-mapper, levels of
 # arrays, character sets, schedulers, handlers of storage arrays, drivers by the number of a device.
 _is_of_storage = re.compile(
-    r"(crypto|fs|dm|md|nls|scsi_dh|algif|block_major|nvme|quota)_.*|.*_iosched|cryptomgr|raid.*|net_pf_38"
+    r"(crypto|fs|dm|md|nls|scsi_dh|algif|block_major|nvme|quota)_.*|.*_iosched|cryptomgr|raid.*|net_pf_38|symbol:.*"
 ).fullmatch
 # What a device asks for by its MODALIAS: udev's part of the aliases, or 25-drivers.sh.
 _is_of_bus = re.compile(r"[^:]*:").match
@@ -38,8 +41,10 @@ def tables(
 
     `order` has what to load for each of those that are not loaded at boot.
     """
-    names = {module.name: [module.name] for module in modules}
-    others: dict[str, None] = dict.fromkeys(name for name in known.files if name not in names)
+    names = {module.name: [module.name, *_SYMBOLS.get(module.name, ())] for module in modules}
+    others: dict[str, None] = dict.fromkeys(
+        alias for name in known.files if name not in names for alias in (name, *_SYMBOLS.get(name, ()))
+    )
     for alias, module in known.aliases():
         if not _is_of_bus(alias):
             if module in names:
