@@ -18,6 +18,15 @@ done
 name=${1-}
 [ -n "$name" ] || exit 1
 
+# - and _ are one.
+plain=$name
+while :; do
+    case $plain in
+        *-*) plain=${plain%%-*}_${plain#*-} ;;
+        *) break ;;
+    esac
+done
+
 # is_loaded MODULE: one that another is just loading is waited for, but not for ever: that may be who asks.
 is_loaded() {
     turns=5

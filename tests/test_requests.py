@@ -70,7 +70,7 @@ def told(known: kmod.Modules, wanted: Sequence[str], names: Sequence[str]) -> li
     script = f'{table.content}{absent.content}echo "${{answers# }}:$needed:$absent"\n'
     found = []
     for name in names:
-        words = ["busybox", "sh", "-uc", f"name=$1 answers= needed= absent=\n{script}", "sh", name]
+        words = ["busybox", "sh", "-uc", f"plain=$1 answers= needed= absent=\n{script}", "sh", kmod.normal(name)]
         found.append(subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip())
     return found
 
@@ -165,10 +165,10 @@ def asked(environment: Environment) -> Environment:
     environment.write(
         requests.TABLE,
         "directory=/lib/modules/there\n"
-        'case $name in ext4|fs[-_]ext4) answers="$answers ext4" needed="$needed mbcache ext4" ;; esac\n'
-        'case $name in raid1) answers="$answers raid1" needed="$needed raid1" ;; esac\n',
+        'case $plain in ext4|fs_ext4) answers="$answers ext4" needed="$needed mbcache ext4" ;; esac\n'
+        'case $plain in raid1) answers="$answers raid1" needed="$needed raid1" ;; esac\n',
     )
-    environment.write(requests.ABSENT, "case $name in crypto[-_]xxhash64|nls[-_]cp850|a/b) absent=yes ;; esac\n")
+    environment.write(requests.ABSENT, "case $plain in crypto_xxhash64|nls[-_]cp850|a/b) absent=yes ;; esac\n")
     return environment
 
 

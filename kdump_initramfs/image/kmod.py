@@ -137,8 +137,8 @@ class Aliases:
             self._starts.setdefault(_literal(start), []).extend(numbers)
         self._indexes: dict[str, dict[str, list[int]]] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for line in self._lines:
+    def pairs(self, without: str) -> Iterator[tuple[str, str]]:
+        for line in [line for line in self._lines if without not in line]:
             pattern, _, module = line.partition(" ")
             yield pattern, module.strip().replace("-", "_")
 
@@ -256,9 +256,9 @@ class Modules:
         key = normal(name)
         return key in self._builtin or bool(self._builtin_aliases.find(key))
 
-    def aliases(self) -> Iterator[tuple[str, str]]:
-        """Yield every pattern of modules.alias with the name of the module that answers to it."""
-        return iter(self._aliases)
+    def aliases(self, *, without: str = "\0") -> Iterator[tuple[str, str]]:
+        """Yield each pattern of modules.alias that has no `without` in it, with the module that answers to it."""
+        return self._aliases.pairs(without)
 
     def path(self, name: str) -> str:
         """Return where a loadable module lies inside the root."""

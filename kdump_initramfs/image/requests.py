@@ -6,7 +6,6 @@ Only these are worth a word on the console: of what no module answers to, such a
 makes of two that are there, the kernel asks for something in every healthy boot.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kdump_initramfs import resources
@@ -27,11 +26,13 @@ _SYMBOLS = {"utf8data": ("symbol:utf8_data_table",)}
 
 # What storage asks for, as names are in normal form: algorithms, file systems, targets of device-mapper, levels of
 # arrays, character sets, schedulers, handlers of storage arrays, drivers by the number of a device.
-_is_of_storage = re.compile(
-    r"(crypto|fs|dm|md|nls|scsi_dh|algif|block_major|nvme|quota)_.*|.*_iosched|cryptomgr|raid.*|net_pf_38|symbol:.*"
-).fullmatch
-# What a device asks for by its MODALIAS: udev's part of the aliases, or 25-drivers.sh.
-_is_of_bus = re.compile(r"[^:]*:").match
+_STARTS = (
+    *("algif_", "block_major_", "crypto_", "cryptomgr", "dm_", "fs_", "md_", "net_pf_38", "nls_", "nvme_", "quota_"),
+    *("raid", "scsi_dh_", "symbol:"),
+)
+_END = "_iosched"
+# Only of these has a kernel several, of which one may be built in.
+_SEVERAL = "crypto_"
 
 
 def tables(
@@ -42,23 +43,29 @@ def tables(
     `order` has what to load for each of those that are not loaded at boot.
     """
     names = {module.name: [module.name, *_SYMBOLS.get(module.name, ())] for module in modules}
-    others: dict[str, None] = dict.fromkeys(
-        alias for name in known.files if name not in names for alias in (name, *_SYMBOLS.get(name, ()))
-    )
-    for alias, module in known.aliases():
-        if not _is_of_bus(alias):
-            if module in names:
-                names[module].append(alias)
-            else:
-                others[kmod.normal(alias)] = None
-    answered = {kmod.normal(name) for every in names.values() for name in every}
-    absent = [name for name in others if _is_of_storage(name) and name not in answered and not known.is_builtin(name)]
+    others = {name: None for name in known.files if name not in names}
+    others |= dict.fromkeys(alias for name, aliases in _SYMBOLS.items() if name in others for alias in aliases)
+    # A colon is in what a device asks for by its MODALIAS, which is for 25-drivers.sh.
+    for alias, module in known.aliases(without=":"):
+        if module in names:
+            names[module].append(kmod.normal(alias))
+        else:
+            others[kmod.normal(alias)] = None
+    absent = _absent(known, others, {name for every in names.values() for name in every})
     needed = {name: _needed(known, name, names.keys(), order) for name in names}
     lines = [f"directory={directory}", *(_line(name, every, needed[name]) for name, every in names.items())]
     return (
         Text(path=TABLE, content=_text(lines), reason="what the kernel may ask for, and what to load then"),
         Text(path=ABSENT, content=_text(_absent_lines(absent)), reason="what the kernel may ask for in vain"),
     )
+
+
+def _absent(known: kmod.Modules, names: Iterable[str], answered: Collection[str]) -> list[str]:
+    """Return of the names of modules that are not in the image those that storage may ask for in vain."""
+    asked = [name for name in names if name.startswith(_STARTS) or name.endswith(_END)]
+    return [
+        name for name in asked if name not in answered and not (name.startswith(_SEVERAL) and known.is_builtin(name))
+    ]
 
 
 def _needed(
@@ -70,15 +77,18 @@ def _needed(
 
 
 def _line(module: str, names: Iterable[str], needed: Iterable[str]) -> str:
-    patterns = "|".join(dict.fromkeys(drivers.shell_pattern(name) for name in names))
-    return f'case $name in {patterns}) answers="$answers {module}" needed="$needed {" ".join(needed)}" ;; esac'
+    patterns = "|".join(dict.fromkeys(map(_pattern, names)))
+    return f'case $plain in {patterns}) answers="$answers {module}" needed="$needed {" ".join(needed)}" ;; esac'
 
 
 def _absent_lines(names: Iterable[str]) -> Iterator[str]:
-    """Yield one command, which the shell reads as a whole: names that begin alike share their beginning."""
-    patterns = [drivers.shell_pattern(name) for name in names]
-    if patterns:
-        yield f"case $name in {'|'.join(patterns)}) absent=yes ;; esac"
+    if patterns := "|".join(map(_pattern, names)):
+        yield f"case $plain in {patterns}) absent=yes ;; esac"
+
+
+def _pattern(name: str) -> str:
+    """Return a name or pattern in normal form as the shell reads it; most have nothing that it reads otherwise."""
+    return name if name.replace("_", "").isalnum() and name.isascii() else drivers.shell_pattern(name)
 
 
 def _text(lines: Iterable[str]) -> str:
