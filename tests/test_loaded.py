@@ -1,16 +1,18 @@
 """Modules that the running kernel uses: what is read of them, and which of them come along."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kdump_initramfs import build, config
 from kdump_initramfs.formats import proc_modules
 from kdump_initramfs.formats.proc_modules import LoadedModule
 from kdump_initramfs.host import loaded as host_loaded
+from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import kmod, loaded
+from kdump_initramfs.image import basis, kmod, loaded
 from kdump_initramfs.model import BlockDevice, BlockKind, Filesystem, HostFacts, Module, TargetFacts
 from tests import capture, kernels
 
@@ -85,6 +87,26 @@ def test_another_kernel_than_the_running_one_has_loaded_nothing(tmp_path: Path) 
     root = Root(str(tmp_path))
     assert [module.name for module in host_loaded.read(root, "6.1.0")][1:3] == ["btrfs", "dm_mod"]
     assert host_loaded.read(root, "6.1.1") == ()
+
+
+def test_facts_have_them_for_an_image_of_this_machine_and_its_kernel(host_root: Callable[[str], Root]) -> None:
+    root = host_root("debian-lvm-ext4")
+    Path(root.directory, "proc/modules").write_text(MODULES)
+    Path(root.directory, "proc/crypto").write_text(CRYPTO)
+
+    def found(*overrides: str, facts_of: HostFacts | None = None) -> list[str]:
+        loaded_config = config.load(root=root.directory, overrides=overrides)
+        facts = probe.read(root, loaded_config, facts_of=facts_of)
+        return [module.name for module in facts.loaded_modules]
+
+    assert "xxhash_generic" in found()
+    assert found("image.mode=generic") == []
+    facts = probe.read(root, config.load(root=root.directory))
+    assert "xxhash_generic" in found(facts_of=facts)
+    assert found("image.mode=generic", facts_of=facts) == []
+    assert found(facts_of=structs.replace(facts, kernel=structs.replace(facts.kernel, release="6.6.6"))) == []
+    # What is loaded changes all the time, and makes no image stale.
+    assert basis.essential(facts).loaded_modules == ()
 
 
 # --- which of them come along ----------------------------------------------------------------------------------------

@@ -21,13 +21,15 @@ def read(
     """
     machine = tools.machine(root)
     found_kernel = known_kernel or kernel.read(root, config.kernel, machine)
+    is_host = config.image.mode == "host"
     if facts_of is not None:
+        same_kernel = facts_of.kernel.release == found_kernel.release
         return msgspec.structs.replace(
             facts_of,
             hostname=_safe_name(facts_of.hostname),
             machine=machine,
             kernel=found_kernel,
-            loaded_modules=facts_of.loaded_modules if facts_of.kernel.release == found_kernel.release else (),
+            loaded_modules=facts_of.loaded_modules if is_host and same_kernel else (),
             tools=tools.read(root),
             pre_scripts=site.scripts(root, "pre", config.capture.pre),
             post_scripts=site.scripts(root, "post", config.capture.post),
@@ -42,7 +44,7 @@ def read(
         tools=tools.read(root),
         crypttab=crypttab.read(root),
         volume_keys=keyring.volume_keys(root),
-        loaded_modules=loaded.read(root, found_kernel.release) if config.image.mode == "host" else (),
+        loaded_modules=loaded.read(root, found_kernel.release) if is_host else (),
         watchdogs=watchdog.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),
         post_scripts=site.scripts(root, "post", config.capture.post),
