@@ -27,7 +27,8 @@ while :; do
     esac
 done
 
-# is_loaded MODULE: one that another is just loading is waited for, but not for ever: that may be who asks.
+# is_loaded MODULE: one that another is just loading is waited for, but not for ever: that may be who asks, and insmod would
+# wait for its end.
 is_loaded() {
     turns=5
     while [ -e "/sys/module/$1/initstate" ] && read -r state <"/sys/module/$1/initstate"; do
@@ -37,7 +38,7 @@ is_loaded() {
             *) return 1 ;;
         esac
         turns=$((turns - 1))
-        [ "$turns" -gt 0 ] || return 1
+        [ "$turns" -gt 0 ] || return 0
         sleep 1
     done
     return 1
@@ -46,11 +47,18 @@ is_loaded() {
 # Of what answers to a name one is enough: an algorithm may have another implementation, for a processor that is not there.
 directory='' answers='' needed='' absent=''
 [ ! -e /etc/kdump/requests ] || . /etc/kdump/requests
+loaded=' '
 for module in $needed; do
-    is_loaded "$module" || [ ! -s "$directory/$module.ko" ] || insmod "$directory/$module.ko" || :
+    # The last, because another may have loaded it meanwhile. Before /init nothing but insmod itself tells.
+    if is_loaded "$module" || { [ -s "$directory/$module.ko" ] && insmod "$directory/$module.ko"; } || is_loaded "$module"
+    then
+        loaded="$loaded$module "
+    fi
 done
 for module in $answers; do
-    ! is_loaded "$module" || exit 0
+    case $loaded in
+        *" $module "*) exit 0 ;;
+    esac
 done
 
 # What is asked for again and again is said once, and no more than a few hundred names.
