@@ -27,8 +27,8 @@ _SYMBOLS = {"utf8data": ("symbol:utf8_data_table",)}
 # What storage asks for, as names are in normal form: algorithms, file systems, targets of device-mapper, levels of
 # arrays, character sets, schedulers, handlers of storage arrays, drivers by the number of a device.
 _STARTS = (
-    *("algif_", "block_major_", "crypto_", "cryptomgr", "dm_", "fs_", "md_", "net_pf_38", "nls_", "nvme_", "quota_"),
-    *("raid", "scsi_dh_", "symbol:"),
+    *("algif_", "block_major_", "crypto_", "cryptomgr", "dasd_", "dm_", "fs_", "md_", "net_pf_38", "nls_", "nvme_"),
+    *("quota_", "raid", "scsi_dh_", "symbol:"),
 )
 _END = "_iosched"
 # Only of these has a kernel several, of which one may be built in.
