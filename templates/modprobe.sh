@@ -83,7 +83,7 @@ if [ -n "$answers$absent" ]; then
     # In the background, for the console may be what hangs.
     echo "kdump: $said" >/dev/console &
 else
-    said="[$up] the kernel asked for $name, which no loadable module answers to"
+    said="[$up] the kernel asked for $name in vain"
 fi
 echo "$said" >>/run/kdump/log
 exit 1
