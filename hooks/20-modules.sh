@@ -4,10 +4,16 @@ set -eu
 . /lib/kdump/lib.sh
 . /lib/kdump/modules.sh
 
-# load MODULE: a driver for hardware that is not there (ENODEV) is no failure: an alias brings all that answer to it.
+# load MODULE: a driver for hardware that is not there (ENODEV) is no failure: an alias brings all that answer to it; nor is
+# one that the kernel has asked for meanwhile (modprobe.sh).
 load() {
+    _name=${1##*/}
+    [ ! -e "/sys/module/${_name%.ko}/initstate" ] || return 0
     load_module "$1" 2>/run/kdump/insmod-said && return
     _said=$(recall insmod-said)
+    case $_said in
+        *"File exists") return 0 ;;
+    esac
     log "cannot load $1: $_said"
     case $_said in
         *"No such device") ;;

@@ -90,6 +90,16 @@ warnings() {
     esac
 }
 
+# Prints what the kernel asked for that is not in the image, as JSON strings.
+kernel_requests() {
+    _comma=
+    [ ! -e /run/kdump/requests ] || while IFS= read -r _name; do
+        printf '%s' "$_comma"
+        string "$_name"
+        _comma=', '
+    done </run/kdump/requests
+}
+
 # The least memory that was available; the guard may not have measured anything.
 memory_low_kib() {
     if [ -e /run/kdump/memory-low-kib ]; then
@@ -130,6 +140,8 @@ record() {
     steps
     printf '\n  ],\n  "warnings": ['
     warnings
+    printf '],\n  "kernel_requests": ['
+    kernel_requests
     printf '],\n  "memory_low_kib": %s,\n  "manifest_digest": "%s"\n}\n' "$(memory_low_kib)" "${digest%% *}"
 }
 

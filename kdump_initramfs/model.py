@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from kdump_initramfs.config import Config
 from kdump_initramfs.formats.modprobe_conf import ModuleSettings
+from kdump_initramfs.formats.proc_modules import LoadedModule
 from kdump_initramfs.storage import OnBlockDevices, TargetFacts
 
 # Of what is printed as JSON, and of facts with what holds them: `probe --json`, manifests.
@@ -166,6 +167,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     post_scripts: tuple[Script, ...] = ()
     # Descriptions of the volume keys that the kernel can hand over now: logon keys that begin with VOLUME_KEY_PREFIX.
     volume_keys: tuple[str, ...] = ()
+    # Modules that are in use now; none where the image is generic, or for another kernel than the running one.
+    loaded_modules: tuple[LoadedModule, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
 
 
@@ -284,7 +287,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     volume_keys: tuple[str, ...] = ()
     # Compression of the archive: zstd, xz, gzip or none.
     compression: str
-    # What the administrator should know about this image (weaker than it could be).
     warnings: tuple[str, ...] = ()
     # None of a plan that was not made from a configuration.
     basis: Basis | None = None
@@ -300,7 +302,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
     kernel_sha256: str
     hooks: tuple[str, ...]
     targets: tuple[TargetFacts, ...]
-    # Descriptions of the logon keys that `load` has the kernel hand over.
     volume_keys: tuple[str, ...] = ()
     # Every file of the host that went in, with its digest: what `status` compares.
     inputs: tuple[Input, ...]

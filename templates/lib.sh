@@ -367,10 +367,21 @@ stages_succeeded() {
     return 1
 }
 
+# missing_requests SEPARATOR: prints what the kernel asked for that is not in this image (modprobe.sh).
+missing_requests() {
+    _names=
+    [ ! -e /run/kdump/requests ] || while IFS= read -r _name; do
+        _names="$_names${_names:+$1}$_name"
+    done </run/kdump/requests
+    printf '%s\n' "$_names"
+}
+
 # leave_reason: says in a few words why nothing was saved, where the next system finds it: what is written to pmsg0 is kept
 # by pstore over a reboot.
 leave_reason() {
     _reason="kdump: nothing could be saved: $(recall reason 2>/dev/null || echo 'see the console')"
+    _asked=$(missing_requests ', ')
+    _reason="$_reason${_asked:+; the kernel asked for $_asked, which is not in this image}"
     [ ! -c /dev/pmsg0 ] || echo "$_reason" >/dev/pmsg0 || :
     log "$_reason"
 }

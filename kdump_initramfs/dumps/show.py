@@ -43,6 +43,7 @@ def _record(record: DumpRecord) -> Iterator[str]:
         yield f"file       {name}: {_size(file.bytes)}, sha256 {file.sha256}"
     yield f"duration   {sum(step.seconds for step in record.steps):.1f} s in {len(record.steps)} steps"
     yield f"memory     {record.memory_low_kib // 1024} MiB available at the lowest"
+    yield from (f"asked      the kernel asked for {name}, which is not in the image" for name in record.kernel_requests)
     yield from (f"warning    {warning}" for warning in record.warnings)
 
 

@@ -72,6 +72,8 @@ class DumpRecord(Struct, frozen=True, kw_only=True):
     files: dict[str, SavedFile]
     steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
+    # What the capture kernel asked modprobe for that it has a module for, and that is not in the image.
+    kernel_requests: tuple[str, ...] = ()
     # Least memory that was available in the capture kernel.
     memory_low_kib: int = 0
     manifest_digest: str = ""

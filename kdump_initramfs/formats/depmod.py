@@ -108,8 +108,8 @@ class Aliases:
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for line in self._lines:
+    def pairs(self, without: str) -> Iterator[tuple[str, str]]:
+        for line in [line for line in self._lines if without not in line]:
             pattern, _, module = line.partition(" ")
             yield pattern, module.strip().replace("-", "_")
 

@@ -7,7 +7,18 @@ import msgspec
 from kdump_initramfs.config import Config
 from kdump_initramfs.errors import ConfigError, HostError
 from kdump_initramfs.formats import plaintext
-from kdump_initramfs.host import crash, crypttab, kernel, keyring, modprobe_conf, site, targets, tools, watchdog
+from kdump_initramfs.host import (
+    crash,
+    crypttab,
+    kernel,
+    keyring,
+    loaded,
+    modprobe_conf,
+    site,
+    targets,
+    tools,
+    watchdog,
+)
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.model import HostFacts, Kernel
 from kdump_initramfs.storage import TargetFacts
@@ -29,12 +40,15 @@ def read(
     """
     machine = tools.machine(root)
     found_kernel = known_kernel or kernel.read(root, config.kernel, machine)
+    is_host = config.image.mode == "host"
     if facts_of is not None:
+        same_kernel = facts_of.kernel.release == found_kernel.release
         return msgspec.structs.replace(
             facts_of,
             hostname=_safe_name(facts_of.hostname),
             machine=machine,
             kernel=found_kernel,
+            loaded_modules=facts_of.loaded_modules if is_host and same_kernel else (),
             tools=tools.read(root),
             pre_scripts=site.scripts(root, "pre", config.capture.pre),
             post_scripts=site.scripts(root, "post", config.capture.post),
@@ -49,6 +63,7 @@ def read(
         tools=tools.read(root),
         crypttab=crypttab.read(root),
         volume_keys=keyring.volume_keys(root),
+        loaded_modules=loaded.read(root, found_kernel.release) if is_host else (),
         watchdogs=watchdog.read(root),
         module_settings=modprobe_conf.read(root),
         pre_scripts=site.scripts(root, "pre", config.capture.pre),

@@ -20,7 +20,7 @@ def read(root: Root, config: Config, host: HostFacts) -> Basis:
 def essential(host: HostFacts) -> HostFacts:
     """Return the facts that no other part of a record has, and that an image depends on."""
     tools = replace(host.tools, busybox_applets=(), makedumpfile_compressions=())
-    return replace(host, targets=(), cmdline=(), boot_apicid=None, volume_keys=(), tools=tools)
+    return replace(host, targets=(), cmdline=(), boot_apicid=None, volume_keys=(), loaded_modules=(), tools=tools)
 
 
 def programs(tools: Tools) -> dict[str, str]:

@@ -127,7 +127,7 @@ def alias_script(aliases: Iterable[tuple[str, str]]) -> str:
     for pattern, driver in aliases:
         bus, vendor = _bus(pattern), _vendor(pattern)
         vendors = buses.setdefault(bus[0] if bus else "", {})
-        line = f"case $1 in {_shell_pattern(pattern)}) echo {shlex.quote(driver)} ;; esac"
+        line = f"case $1 in {shell_pattern(pattern)}) echo {shlex.quote(driver)} ;; esac"
         vendors.setdefault(vendor[0] if vendor else "", []).append(line)
     lines = [line for bus, vendors in buses.items() for line in _block(bus, _blocks(vendors))]
     return "".join(f"{line}\n" for line in ("drivers_of() {", *(lines or [":"]), "}"))
@@ -139,12 +139,12 @@ def _blocks(vendors: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _block(start: str, lines: Iterable[str]) -> Iterator[str]:
-    yield f"case $1 in {_shell_pattern(start)}*)"
+    yield f"case $1 in {shell_pattern(start)}*)"
     yield from lines
     yield ";; esac"
 
 
-def _shell_pattern(pattern: str) -> str:
+def shell_pattern(pattern: str) -> str:
     """Return a pattern of fnmatch(3) as the shell reads it; - and _ are one, as for the kernel."""
     return "".join(_part(part) for part in _parts_of_pattern(pattern))
 

@@ -159,10 +159,10 @@ class Modules:
         key = normal(name)
         return key in self._builtin or bool(self._builtin_aliases.find(key))
 
-    def aliases(self) -> Iterator[tuple[str, str]]:
-        """Yield every pattern of modprobe.d and modules.alias with the name of the module that answers to it."""
-        yield from self._site_aliases
-        yield from self._aliases
+    def aliases(self, *, without: str = "\0") -> Iterator[tuple[str, str]]:
+        """Yield each pattern of modprobe.d and modules.alias without `without` in it, with the module behind it."""
+        yield from self._site_aliases.pairs(without)
+        yield from self._aliases.pairs(without)
 
     def path(self, name: str) -> str:
         """Return where a loadable module lies inside the root."""

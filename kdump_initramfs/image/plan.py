@@ -15,7 +15,7 @@ from kdump_initramfs.errors import HostError, KdumpError, Problems, raise_togeth
 from kdump_initramfs.formats import ldso, plaintext
 from kdump_initramfs.host import modprobe_conf, tools
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import basis, drivers, kmod, layout, scripts
+from kdump_initramfs.image import basis, drivers, kmod, layout, loaded, requests, scripts
 from kdump_initramfs.model import (
     Contribution,
     Dir,
@@ -60,9 +60,7 @@ def make(
         blacklist=modprobe_conf.blacklisted(host.cmdline),
         modular=host.kernel.modular,
     )
-    parts = gather(
-        root, host.kernel, contributions, known=known, omit_modules=config.image.omit_modules, problems=problems
-    )
+    parts = gather(root, host, contributions, known=known, omit_modules=config.image.omit_modules, problems=problems)
     settings = {"LD_LIBRARY_PATH": ":".join(parts.library_dirs)} if parts.library_dirs else {}
     extra = [File(path=path, source=root.host(path), reason="image.extra_files") for path in config.image.extra_files]
     with problems:
@@ -73,9 +71,10 @@ def make(
     # Where a hook has said nothing, what it would have provided is not the problem.
     texts = () if problems else scripts.entries(host, runs, settings)
     problems.raise_all()
+    entries = (*parts.entries, *texts, *extra, *requests.program())
     return Plan(
         kernel=host.kernel,
-        entries=layout.arrange(root, (*parts.entries, *texts, *extra)),
+        entries=layout.arrange(root, (*entries, *requests.links(root, entries))),
         hooks=tuple(run.name for run in runs),
         targets=host.targets,
         volume_keys=tuple(
@@ -98,7 +97,7 @@ def _located(root: Root, contribution: Contribution) -> Contribution:
 
 def gather(
     root: Root,
-    kernel: Kernel,
+    host: HostFacts,
     contributions: Sequence[Contribution],
     *,
     known: kmod.Modules | None = None,
@@ -119,8 +118,8 @@ def gather(
         )
         own += programs
     with problems:
-        known = known or kmod.Modules(root, kernel.modules_dir, modular=kernel.modular)
-        modules, warnings = _modules(root, kernel, known, contributions, omit_modules)
+        known = known or kmod.Modules(root, host.kernel.modules_dir, modular=host.kernel.modular)
+        modules, warnings = _modules(root, host, known, contributions, omit_modules)
         own += modules
     return Parts(entries=tuple(own), library_dirs=library_dirs, warnings=warnings)
 
@@ -156,9 +155,9 @@ def _source(root: Root, path: str) -> str:
 
 
 def _modules(
-    root: Root, kernel: Kernel, known: kmod.Modules, contributions: Sequence[Contribution], omit: Sequence[str]
+    root: Root, host: HostFacts, known: kmod.Modules, contributions: Sequence[Contribution], omit: Sequence[str]
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    wanted = known.resolve_in_turn([(each.modules, each.modaliases) for each in contributions], omit=omit)
+    wanted = _wanted(known, host, contributions, omit)
     driver_sets = [each.drivers for each in contributions if each.drivers]
     choice = drivers.choose(known, driver_sets, omit=omit)
     names = {module.name for module in wanted}
@@ -166,7 +165,7 @@ def _modules(
     firmware, warnings = known.firmware(wanted)
     # What a driver of hardware that may not be there would like to have is worth no warning.
     further_firmware, _ = known.firmware(further)
-    directory = f"/lib/modules/{kernel.release}"
+    directory = f"/lib/modules/{host.kernel.release}"
     modules = [_module(root, directory, module) for module in (*wanted, *further)]
     files = {
         file.path: File(path=file.path, source=_source(root, file.path), reason=f"firmware of {file.module}")
@@ -176,7 +175,22 @@ def _modules(
     order = Text(path="/etc/kdump/modules", content=paths, reason="modules in load order")
     tables = _driver_tables(choice, directory) if driver_sets else ()
     parameters = _parameters(known, (*wanted, *further))
-    return [*modules, *files.values(), order, *parameters, *tables], (*dict.fromkeys(known.warnings), *warnings)
+    asked = requests.tables(known, (*wanted, *further), choice.order, directory)
+    warnings = (*dict.fromkeys(known.warnings), *warnings)
+    return [*modules, *files.values(), order, *parameters, *tables, *asked], warnings
+
+
+def _wanted(
+    known: kmod.Modules, host: HostFacts, contributions: Sequence[Contribution], omit: Sequence[str]
+) -> tuple[kmod.Module, ...]:
+    """Return the modules that are loaded at boot: those of the hooks, then what the running kernel uses besides."""
+    asked = [(each.modules, each.modaliases) for each in contributions]
+    explained = known.resolve_in_turn(asked, omit=omit)
+    further = loaded.unexplained(host, known, {module.name for module in explained})
+    if not further:
+        return explained
+    every = known.resolve_in_turn([*asked, (further, ())], omit=omit)
+    return tuple(structs.replace(each, reason=loaded.REASON) if each.name in further else each for each in every)
 
 
 def _parameters(known: kmod.Modules, modules: Iterable[kmod.Module]) -> list[Text]:

@@ -1,6 +1,7 @@
 """What a guest says on its console: kept in a file, handed on line by line, bounded whatever the guest does."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import IO
 
 # A boot, a crash and a capture with every message on make less than 1 MiB; a guest that never stops talking must not
@@ -9,6 +10,20 @@ _MAX_LOG_BYTES = 32 << 20
 _MAX_LINE_BYTES = 4096
 
 OnLine = Callable[[str], None]
+
+# What templates/modprobe.sh says; a name may have commas and brackets.
+_find_request = re.compile(r"kdump: .*the kernel asked for (?P<name>.+), which is not in this image").search
+
+
+def missing_request(line: str) -> str:
+    """Return what the capture kernel has asked for in vain, where a line says so; else ""."""
+    match = _find_request(line)
+    return match["name"] if match else ""
+
+
+def named(requests: Iterable[str]) -> tuple[str, ...]:
+    """Return for each of these a line for a person."""
+    return tuple(f"the kernel asked for {name}, which is not in the image" for name in requests)
 
 
 class Console:

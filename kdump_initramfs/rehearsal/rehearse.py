@@ -18,7 +18,7 @@ from kdump_initramfs.errors import ConfigError, RehearsalError
 from kdump_initramfs.host import tools
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader import kexec, proof
-from kdump_initramfs.rehearsal import diagnose, qemu, reservation, storage, verify, victim
+from kdump_initramfs.rehearsal import console, diagnose, qemu, reservation, storage, verify, victim
 from kdump_initramfs.rehearsal.diagnose import Diagnosis
 from kdump_initramfs.rehearsal.verify import Check, Expected
 
@@ -57,6 +57,8 @@ class Result(Struct, frozen=True, kw_only=True):
     # From the record of the dump; 0 where there is none.
     memory_low_kib: int = 0
     vmcore_bytes: int = 0
+    # What the capture kernel asked for that is not in the image.
+    kernel_requests: tuple[str, ...] = ()
     # Why it failed, as far as the console tells; None where it did not fail.
     diagnosis: Diagnosis | None = None
 
@@ -85,6 +87,8 @@ class _Phases:
         self.seconds: dict[str, float] = {}
         # What the victim says when it cannot go on.
         self.failure = ""
+        # What the capture kernel asks for in vain, each once.
+        self.requests: dict[str, None] = {}
         self._name = ""
         self._began = time.monotonic()
 
@@ -100,6 +104,8 @@ class _Phases:
         """Take a line of the console."""
         if "rehearsal: failed: " in line:
             self.failure = line.partition("rehearsal: failed: ")[2].strip()
+        if asked := console.missing_request(line):
+            self.requests[asked] = None
         for mark, name in _MARKS.items():
             if mark in line and name != self._name:
                 self.begin(name)
@@ -190,27 +196,28 @@ def _make_disks(directory: str, recipe: storage.Recipe, disk_bytes: int) -> tupl
 def _boot(guest: qemu.Guest, phase: str, directory: str, options: Options, phases: _Phases) -> qemu.Accel:
     """Boot the guest for one phase, to its end, and return how QEMU ran it."""
     phases.begin(f"booting the guest to {phase}")
-    console = _console(directory, phase)
+    log = _console(directory, phase)
     outcome = qemu.run(
         replace(guest, append=f"{guest.append} VICTIM_PHASE={phase}"),
         accel=options.accel,
         timeout_s=options.timeout_s,
-        console_log=console,
+        console_log=log,
         on_line=phases.hear,
     )
     timed_out = outcome.ended != "exited"
     if not phases.failure and not timed_out:
         return outcome.accel
-    with open(console, encoding="utf-8", errors="replace") as stream:
+    with open(log, encoding="utf-8", errors="replace") as stream:
         text = stream.read()
     found = diagnose.diagnose(text, timed_out=timed_out) if phase == "crash" else diagnose.unread(text)
     for line in found.lines:
         logger.info("  | %s", line)
-    kept = f"see {console}" if options.keep else "--keep DIR keeps the console logs"
+    kept = f"see {log}" if options.keep else "--keep DIR keeps the console logs"
     said = (
         f"in the guest: {phases.failure}" if phases.failure else f"the guest did not end within {options.timeout_s} s"
     )
-    raise RehearsalError(f"{said}: {found.cause}", hint=f"{found.remedy}; {kept}")
+    hint = "; ".join((found.remedy, *console.named(phases.requests), kept))
+    raise RehearsalError(f"{said}: {found.cause}", hint=hint)
 
 
 def _console(directory: str, phase: str) -> str:
@@ -222,6 +229,7 @@ def _result(
 ) -> Result:
     dumps = store.find([saved])
     record = dumps[0].record if dumps else None
+    requests = dict.fromkeys((*phases.requests, *(record.kernel_requests if record else ())))
     return Result(
         kernel_release=command.record.manifest.kernel.release,
         image=command.image,
@@ -231,6 +239,7 @@ def _result(
         seconds=phases.seconds,
         memory_low_kib=record.memory_low_kib if record else 0,
         vmcore_bytes=sum(file.bytes for name, file in record.files.items() if name in store.VMCORES) if record else 0,
+        kernel_requests=tuple(requests),
     )
 
 
@@ -262,6 +271,7 @@ def summary(result: Result) -> Iterator[str]:
         yield f"  {'ok    ' if check.passed else 'FAILED'} {check.name}{detail}"
     if result.diagnosis is not None:
         yield from diagnose.summary(result.diagnosis)
+    yield from (f"  {line}" for line in console.named(result.kernel_requests))
     yield f"under {result.accel.upper()}, crashkernel={result.crashkernel}:"
     for name, seconds in result.seconds.items():
         yield f"  {seconds:7.2f} s  {name}"

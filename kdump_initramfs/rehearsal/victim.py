@@ -48,7 +48,7 @@ def build(
         entries=_entries(host, command, recipe, settings),
     )
     problems = Problems()
-    parts = plan.gather(root, kernel, [*drivers, own], problems=problems)
+    parts = plan.gather(root, host, [*drivers, own], problems=problems)
     problems.raise_all()
     victim = Plan(
         # QEMU gets what kexec gets.
