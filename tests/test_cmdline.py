@@ -28,6 +28,12 @@ def test_no_rule_appends_what_another_removes_without_replacing_it() -> None:
     assert {rule.parameter.partition("=")[0] for rule in APPENDED} & removed <= kept
 
 
+@pytest.mark.parametrize("parameter", ["ixgbe.max_vfs=4", "mlx5_core.probe-vf=1", "i40e.num_vfs", "scsi-mod.scan=none"])
+def test_parameter_that_hurts_reaches_no_module(parameter: str) -> None:
+    assert parameter not in capture(parameter)
+    assert "max_vfs.x=1" in capture("max_vfs.x=1")
+
+
 @pytest.mark.parametrize("rule", [rule for rule in REMOVED if not rule.machines], ids=lambda rule: str(rule.parameter))
 def test_what_hurts_is_removed_on_every_machine(rule: cmdline.Rule) -> None:
     given_one = f"{rule.parameter}x=1" if rule.parameter.endswith(".") else f"{rule.parameter}=was-here"

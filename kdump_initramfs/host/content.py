@@ -14,6 +14,8 @@ _LINKS = {
     "PARTUUID": "/dev/disk/by-partuuid",
     "PARTLABEL": "/dev/disk/by-partlabel",
 }
+# The kernel's algorithms for programs: AF_ALG, which cryptsetup falls back to (crypto_cipher_kernel.c there).
+_USER_INTERFACE = ("net-pf-38", "algif_skcipher")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -74,9 +76,15 @@ def _luks(root: Root, name: str) -> LuksHeader | None:
         return LuksHeader(problem="has a header that cannot be read")
     return LuksHeader(
         kdf_kib=found.kdf_kib,
-        requests=tuple(sorted({*luks_volume.data_requests(volume), *luks_volume.key_slot_requests(volume)})),
+        requests=tuple(sorted({*luks_volume.data_requests(volume), *_of_key_slots(volume)})),
         problem=_luks_problem(volume),
     )
+
+
+def _of_key_slots(volume: luks_volume.Volume) -> tuple[str, ...]:
+    """Return what cryptsetup has the kernel decrypt key slots with, where its own library lacks the cipher."""
+    is_common = all(slot.encryption.startswith("aes-") for slot in volume.key_slots if slot.encryption)
+    return (*luks_volume.key_slot_requests(volume), *(() if is_common else _USER_INTERFACE))
 
 
 def _luks_problem(volume: luks_volume.Volume) -> str:

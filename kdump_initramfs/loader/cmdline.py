@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.errors import LoadError
+from kdump_initramfs.image import parameters
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,13 @@ _CPUS = "names processors that are not started here, or leaves none for the work
 _OTHER_INITRAMFS = "is addressed to another initramfs"
 _SIGNATURES = "files of the image have no signatures in extended attributes, so that modules would be refused"
 
-# A name that ends in "." or "/" removes every parameter that begins so; one with a value, those whose value begins so.
+# A name that ends in "." or "/" removes every parameter that begins so, one that begins with "." that parameter of every
+# module; one with a value, those whose value begins so.
 # What is not here is kept, as it may be what makes the machine work: consoles, pci=, iommu settings, parameters of
 # drivers, module_blacklist=, and lockdown=, under which /proc/vmcore can be read.
 REMOVED = (
+    # Parameters of modules, which those that are built in take from here.
+    *(Rule(name, reason) for name, reason in parameters.DROPPED.items()),
     Rule("nomodule", "the drivers of the dump target are modules"),
     Rule("crashkernel", "would reserve memory once more, out of the little there is"),
     Rule("BOOT_IMAGE", "names the image that the boot loader loaded, which this one is not"),
@@ -289,7 +293,9 @@ def _matches(parameter: str, rules: Iterable[Rule]) -> bool:
     for rule in rules:
         pattern, wanted = _name(rule.parameter), rule.parameter.partition("=")[2]
         if value.startswith(wanted) and (
-            name == pattern or (pattern.endswith((".", "/")) and name.startswith(pattern))
+            name == pattern
+            or (pattern.endswith((".", "/")) and name.startswith(pattern))
+            or (pattern.startswith(".") and name.endswith(pattern))
         ):
             logger.debug("removing %s from the command line: %s", parameter, rule.reason)
             return True
