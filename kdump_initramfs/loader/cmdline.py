@@ -39,8 +39,8 @@ _CPUS = "names processors that are not started here, or leaves none for the work
 _OTHER_INITRAMFS = "is addressed to another initramfs"
 _SIGNATURES = "files of the image have no signatures in extended attributes, so that modules would be refused"
 
-# A name that ends in "." or "/" removes every parameter that begins so, one that begins with "." that parameter of every
-# module; one with a value, those whose value begins so.
+# A name that ends in "." or "/" removes every parameter that begins so, one that begins with "." that parameter of
+# every module; one with a value, those whose value begins so.
 # What is not here is kept, as it may be what makes the machine work: consoles, pci=, iommu settings, parameters of
 # drivers, module_blacklist=, and lockdown=, under which /proc/vmcore can be read.
 REMOVED = (
