@@ -1,6 +1,6 @@
 """What the kernel asks modprobe for after the crash (request_module()): answered from what is in the image, or named.
 
-docs/REQUESTS.md has every place that asks. The names that a module answers to, its own and its aliases, become a table
+docs/REQUESTS.md lists all callers. The names that a module answers to, its own and its aliases, become a table
 that templates/modprobe.sh reads; a second one has the names that this kernel has a module for and this image has not.
 Only these are worth a word on the console: of what no module answers to, such as crypto-xts(aes), which the crypto API
 makes of two that are there, the kernel asks for something in every healthy boot.
