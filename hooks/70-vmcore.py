@@ -8,7 +8,6 @@ from kdump_initramfs.model import Contribution, HostFacts, Saver, Text
 # Option of makedumpfile(8) for each compression, in the order of preference: lzo is the fastest by far, zlib the
 # slowest, and a machine that dumps is down.
 _MAKEDUMPFILE_OPTIONS = {"lzo": "-l", "snappy": "-p", "zstd": "-z", "zlib": "-c"}
-_COPY_COMPRESSIONS = ("zstd", "gzip")
 
 
 def contribute(config: Config, host: HostFacts) -> Contribution:

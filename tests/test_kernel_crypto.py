@@ -92,11 +92,6 @@ def test_name_without_an_answer_is_one_that_the_kernel_was_built_without() -> No
             assert known is (f"{option}=" in config), spec
 
 
-def test_what_is_in_a_library_of_newer_kernels_is_asked_for_by_older_ones() -> None:
-    asked = {name for spec in (*CIPHERS, *OPTIONAL) for name in kernel_crypto.dm_crypt(*spec)}
-    assert asked | {"crypto-crc32c"} > kernel_crypto.IN_LIBRARY
-
-
 @given(st.text(max_size=200), st.text(max_size=60))
 def test_any_text_is_a_cipher_or_none(spec: str, integrity: str) -> None:
     for name in kernel_crypto.dm_crypt(spec, integrity):

@@ -56,8 +56,6 @@ def parse(read: Reader) -> Filesystem | None:
         unknown=unknown + unknown_ro,
         external=(External(role="member", option="device"),) if devices > 1 else (),
         devices=devices,
-        member_uuid=superblock.format_uuid(head[0x10B:0x11B]),
-        member_number=little(head, 0xC9, 8),
     )
 
 

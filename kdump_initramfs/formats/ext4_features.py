@@ -6,7 +6,7 @@ INIT_QUOTA_MODULE_NAMES of include/linux/quota.h. Names of features are those of
 """
 
 from kdump_initramfs.formats import device_number, kernel_crypto, superblock
-from kdump_initramfs.formats.filesystem import External, Filesystem, Reader, little, named
+from kdump_initramfs.formats.filesystem import External, Filesystem, Reader, feature_requests, little, named
 
 _OFFSET = 1024
 _BYTES = 1024
@@ -70,22 +70,13 @@ def parse(read: Reader) -> Filesystem | None:
     return Filesystem(
         type="ext4",
         uuid=superblock.format_uuid(head[0x68:0x78]),
-        requests=tuple(sorted(_requests(features))),
+        # ext4_fill_super() takes crc32c whether there are sums or not.
+        requests=tuple(sorted({*kernel_crypto.requests("crc32c"), *feature_requests(features)})),
         features=tuple(sorted(features)),
         unknown=unknown + unknown_ro,
         external=_journal(head, features),
         is_mountable="journal_dev" not in incompat,
     )
-
-
-def _requests(features: set[str]) -> set[str]:
-    # ext4_fill_super() takes crc32c whether there are sums or not.
-    found = {*kernel_crypto.requests("crc32c")}
-    if "casefold" in features:
-        found.add("utf8data")
-    if "quota" in features:
-        found.add("quota_v2")
-    return found
 
 
 def _journal(head: bytes, features: set[str]) -> tuple[External, ...]:

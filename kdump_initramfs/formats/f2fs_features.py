@@ -6,7 +6,7 @@ the devices by the paths that mkfs.f2fs(8) was told: nothing else finds them, an
 """
 
 from kdump_initramfs.formats import kernel_crypto, superblock
-from kdump_initramfs.formats.filesystem import External, Filesystem, Reader, little, named
+from kdump_initramfs.formats.filesystem import External, Filesystem, Reader, feature_requests, little, named
 
 _OFFSET = 1024
 _BYTES = 3072
@@ -47,22 +47,13 @@ def parse(read: Reader) -> Filesystem | None:
     return Filesystem(
         type="f2fs",
         uuid=superblock.format_uuid(head[108:124]),
-        requests=tuple(sorted(_requests(features))),
+        requests=tuple(sorted({*kernel_crypto.requests("crc32"), *feature_requests(features)})),
         features=tuple(sorted(features)),
         unknown=unknown,
         # The first is the device that is mounted.
         external=tuple(External(role="member", path=path) for path in paths[1:]),
         devices=max(1, len(paths)),
     )
-
-
-def _requests(features: set[str]) -> set[str]:
-    found = {*kernel_crypto.requests("crc32")}
-    if "casefold" in features:
-        found.add("utf8data")
-    if "quota" in features:
-        found.add("quota_v2")
-    return found
 
 
 def _paths(head: bytes) -> list[str]:

@@ -3,7 +3,7 @@
 Each type has a module of its own with the places and their sources; here is what they have in common.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
@@ -41,9 +41,6 @@ class Filesystem(Struct, frozen=True, kw_only=True):
     devices: int = 1
     # A device that holds the journal of another file system is none itself, though it begins like one.
     is_mountable: bool = True
-    # Of the member that was read, of btrfs.
-    member_uuid: str = ""
-    member_number: int = 0
 
 
 def named(value: int, names: Mapping[int, str], word: str) -> tuple[set[str], tuple[str, ...]]:
@@ -51,6 +48,12 @@ def named(value: int, names: Mapping[int, str], word: str) -> tuple[set[str], tu
     bits = [bit for bit in range(value.bit_length()) if value >> bit & 1]
     known = {names[bit] for bit in bits if bit in names}
     return known, tuple(f"{word} bit {bit}" for bit in bits if bit not in names)
+
+
+def feature_requests(features: Collection[str]) -> set[str]:
+    """Return what ext4 and f2fs have asked for features that both have: utf8_load(), find_quota_format()."""
+    names = {"casefold": "utf8data", "quota": "quota_v2"}
+    return {request for feature, request in names.items() if feature in features}
 
 
 def little(raw: bytes, offset: int, size: int) -> int:

@@ -22,9 +22,6 @@ _IMPLIED = {
     "lrw": ("ecb",),  # crypto/lrw.c
     "xts": ("ecb",),  # crypto/xts.c
 }
-# What newer kernels call in lib/crc and lib/crypto, and ask nobody for ("lib/crypto: nh: Add NH library" and the like):
-# that nothing answers to one of these is no fault there.
-IN_LIBRARY = frozenset({"crypto-crc32", "crypto-crc32c", "crypto-nhpoly1305", "crypto-poly1305", "crypto-polyval"})
 
 # What an IV mode takes besides the cipher (crypt_iv_*_ctr()); all others take nothing.
 _OF_IV = {"lmk": ("md5",), "tcw": ("crc32",), "elephant": ("ecb", "aes")}

@@ -33,7 +33,6 @@ class Segment(Struct, frozen=True, kw_only=True):
     type: str
     # As dm-crypt takes it: "aes-xts-plain64"; "" for a linear one.
     encryption: str
-    sector_bytes: int = 512
     integrity: Integrity | None = None
     # "in-reencryption", "backup-previous", "backup-final", "backup-moved-segment".
     flags: tuple[str, ...] = ()
@@ -44,11 +43,6 @@ class KeySlot(Struct, frozen=True, kw_only=True):
     type: str
     # Of the area that holds the key, which need not be that of the data.
     encryption: str = ""
-    # "pbkdf2", "argon2i", "argon2id"; "" where a slot has none.
-    kdf: str = ""
-    kdf_hash: str = ""
-    af_hash: str = ""
-    memory_kib: int = 0
 
 
 class Volume(Struct, frozen=True, kw_only=True):
@@ -56,10 +50,6 @@ class Volume(Struct, frozen=True, kw_only=True):
     uuid: str
     segments: tuple[Segment, ...] = ()
     key_slots: tuple[KeySlot, ...] = ()
-    # Hashes of the digests by which a key is known to be right.
-    digest_hashes: tuple[str, ...] = ()
-    # Types of the tokens: "systemd-tpm2", "luks2-keyring", "clevis".
-    tokens: tuple[str, ...] = ()
     # What cryptsetup must know before it may open the volume: "online-reencrypt", "offline-reencrypt".
     requirements: tuple[str, ...] = ()
 
@@ -113,17 +103,16 @@ def _of_segment(segment: Segment) -> Iterator[str]:
 
 
 def _of_luks1(head: bytes) -> Volume:
-    cipher, mode, digest = (_text(head, offset, 32) for offset in (8, 40, 72))
+    cipher, mode = (_text(head, offset, 32) for offset in (8, 40))
     encryption = f"{cipher}-{mode}" if mode else cipher
     starts = range(_FIRST_SLOT_OF_LUKS1, _HEADER_OF_LUKS1_BYTES, _SLOT_OF_LUKS1_BYTES)
     used = [start for start in starts if int.from_bytes(head[start : start + 4], "big") == _IN_USE]
-    slot = KeySlot(type="luks1", encryption=encryption, kdf="pbkdf2", kdf_hash=digest, af_hash=digest)
+    slot = KeySlot(type="luks1", encryption=encryption)
     return Volume(
         version=1,
         uuid=_text(head, luks.UUID_OFFSET, 40),
         segments=(Segment(type="crypt", encryption=encryption),),
         key_slots=(slot,) * len(used),
-        digest_hashes=(digest,),
     )
 
 
@@ -142,8 +131,6 @@ def _of_luks2(head: bytes, area: Json) -> Volume:
         uuid=_text(head, luks.UUID_OFFSET, 40),
         segments=tuple(_segment(each) for each in _entries(area, "segments")),
         key_slots=tuple(_key_slot(each) for each in _entries(area, "keyslots")),
-        digest_hashes=_unique(_word(each, "hash") for each in _entries(area, "digests")),
-        tokens=_unique(_word(each, "type") for each in _entries(area, "tokens")),
         requirements=_words(mandatory),
     )
 
@@ -152,7 +139,6 @@ def _segment(described: Json) -> Segment:
     return Segment(
         type=_word(described, "type"),
         encryption=_word(described, "encryption"),
-        sector_bytes=_number(described, "sector_size") or 512,
         integrity=_integrity(_section(described, "integrity")),
         flags=_words(described.get("flags")),
     )
@@ -169,15 +155,10 @@ def _integrity(described: Json) -> Integrity | None:
 
 
 def _key_slot(described: Json) -> KeySlot:
-    kdf = _section(described, "kdf")
     return KeySlot(
         type=_word(described, "type"),
         # The area of a re-encryption holds data that is on its way, or sums of it, and no key.
         encryption=_word(_section(described, "area"), "encryption"),
-        kdf=_word(kdf, "type"),
-        kdf_hash=_word(kdf, "hash"),
-        af_hash=_word(_section(described, "af"), "hash"),
-        memory_kib=_number(kdf, "memory"),
     )
 
 
@@ -195,14 +176,5 @@ def _word(parent: Json, name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _number(parent: Json, name: str) -> int:
-    found = parent.get(name)
-    return found if isinstance(found, int) else 0
-
-
 def _words(found: object) -> tuple[str, ...]:
     return tuple(each for each in found if isinstance(each, str)) if isinstance(found, list) else ()
-
-
-def _unique(words: Iterator[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for word in words if word))
