@@ -5,11 +5,14 @@ to the kernel as it was. JSON has it as \udcHH, which `decode` reads back. A per
 every character that a terminal would obey.
 """
 
+import re
 from typing import TypeVar
 
 import msgspec
 
 _T = TypeVar("_T")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+_HEX = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def shown(text: str) -> str:
@@ -17,6 +20,22 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() or each == "\t" else _escaped(each) for each in text)
+
+
+def from_octal(text: str) -> str:
+    r"""Return text in which \NNN is a byte, as in fstab(5) and mountinfo (mangle_path() of fs/seq_file.c)."""
+    return _from_escapes(_OCTAL, 8, text)
+
+
+def from_hex(text: str) -> str:
+    r"""Return text in which \xHH is a byte, as in udev's links (encode_devnode_name()) and in names of units."""
+    return _from_escapes(_HEX, 16, text)
+
+
+def _from_escapes(pattern: re.Pattern[bytes], base: int, text: str) -> str:
+    encoded = text.encode("utf-8", "surrogateescape")
+    plain = pattern.sub(lambda match: bytes([int(match[1], base) & 0xFF]), encoded)
+    return plain.decode("utf-8", "surrogateescape")
 
 
 def _escaped(character: str) -> str:

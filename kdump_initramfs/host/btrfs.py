@@ -5,6 +5,7 @@ import os
 import re
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import superblock
 from kdump_initramfs.host import block, layer, mounts
 from kdump_initramfs.host.root import Root
 
@@ -37,8 +38,7 @@ def _by_question(root: Root, mount: mounts.Mount) -> tuple[str, ...]:
         return ()
     finally:
         os.close(descriptor)
-    digits = answer[_FSID : _FSID + 16].hex()
-    return _members(root, "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
+    return _members(root, superblock.format_uuid(bytes(answer[_FSID : _FSID + 16])))
 
 
 def _the_only(root: Root) -> tuple[str, ...]:

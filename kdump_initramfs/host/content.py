@@ -1,9 +1,8 @@
 """What lies on a block device: as udev has recorded it, or as the device itself says."""
 
-import re
 from collections.abc import Mapping
 
-from kdump_initramfs.formats import luks, luks_volume, md_superblock, superblock
+from kdump_initramfs.formats import luks, luks_volume, md_superblock, plaintext, superblock
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import Content, LuksHeader
 
@@ -16,7 +15,6 @@ _LINKS = {
 }
 # The kernel's algorithms for programs: AF_ALG, which cryptsetup falls back to (crypto_cipher_kernel.c there).
 _USER_INTERFACE = ("net-pf-38", "algif_skcipher")
-_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
 def read(root: Root, name: str, number: str, size_bytes: int) -> Content:
@@ -43,12 +41,10 @@ def udev(root: Root, number: str) -> Mapping[str, str]:
 def links(root: Root, key: str) -> dict[str, str]:
     """Return kernel name -> value, from udev's links; `key` is UUID, LABEL, PARTUUID or PARTLABEL."""
     directory = _LINKS[key]
-    return {root.resolve(f"{directory}/{link}").removeprefix("/dev/"): _unescape(link) for link in root.list(directory)}
-
-
-def _unescape(link: str) -> str:
-    r"""Return the value in the name of a link, in which udev writes what is not safe as \xHH (encode_devnode_name)."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), link)
+    return {
+        root.resolve(f"{directory}/{link}").removeprefix("/dev/"): plaintext.from_hex(link)
+        for link in root.list(directory)
+    }
 
 
 def head(root: Root, name: str, size_bytes: int) -> bytes:
@@ -89,7 +85,7 @@ def _of_key_slots(volume: luks_volume.Volume) -> tuple[str, ...]:
 
 def _luks_problem(volume: luks_volume.Volume) -> str:
     if volume.is_being_reencrypted:
-        return "is being reencrypted, which must come to its end first"
+        return "is being reencrypted, which must finish first"
     # cryptsetup would make a second device below, whose journal must be replayed in the memory of the capture kernel.
     return "has integrity (dm-integrity), which is not opened after a crash" if volume.needs_integrity else ""
 

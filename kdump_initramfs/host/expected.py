@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from kdump_initramfs.config import PathTarget, Target
 from kdump_initramfs.errors import HostError, raise_together
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host import fstab, mounts
 from kdump_initramfs.host.root import Root
 
@@ -17,7 +18,6 @@ from kdump_initramfs.host.root import Root
 # systemd brings along holds dumps.
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/run/systemd/generator.late")
 _UNIT = re.compile(r"(?P<name>.+)\.(auto)?mount\Z", re.DOTALL)
-_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 class Expected(Struct, frozen=True):
@@ -68,7 +68,7 @@ def check_units(root: Root, name: str, place: str, mount_point: str) -> None:
         found = _mount_point(unit)
         if len(found) > len(mount_point) and mounts.covers(found, place):
             raise HostError(
-                f"{name}: on what the unit {unit} mounts at {found}, which /etc/fstab does not tell",
+                f"{name}: on {found}, which the unit {unit} mounts and /etc/fstab does not list",
                 hint=f"write {found} into /etc/fstab instead, or give the --facts of the machine",
             )
 
@@ -107,5 +107,4 @@ def _mount_point(unit: str) -> str:
     r"""Return the path in the name of a mount unit (systemd.unit(5)): "-" is a slash, \xHH another byte."""
     match = _UNIT.match(unit)
     name = match["name"].replace("-", "/") if match else ""
-    path = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), name.encode("utf-8", "surrogateescape"))
-    return "/" + path.decode("utf-8", "surrogateescape").strip("/")
+    return "/" + plaintext.from_hex(name).strip("/")

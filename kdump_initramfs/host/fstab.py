@@ -1,12 +1,10 @@
 """/etc/fstab: what a root that is not running will mount, format in fstab(5)."""
 
-import re
-
 from msgspec import Struct
 
+from kdump_initramfs.formats import plaintext
+from kdump_initramfs.host import mounts
 from kdump_initramfs.host.root import Root
-
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -25,7 +23,7 @@ def parse(text: str) -> tuple[Entry, ...]:
         fields = line.split()
         if len(fields) < 3 or fields[0].startswith("#") or not fields[1].startswith("/"):
             continue
-        spec, mount_point, fs_type, *rest = (_unescape(field) for field in fields)
+        spec, mount_point, fs_type, *rest = (plaintext.from_octal(field) for field in fields)
         entries.append(
             Entry(
                 spec=spec.replace('"', ""),
@@ -37,16 +35,11 @@ def parse(text: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _unescape(word: str) -> str:
-    plain = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), word.encode("utf-8", "surrogateescape"))
-    return plain.decode("utf-8", "surrogateescape")
-
-
 def holder(entries: tuple[Entry, ...], path: str) -> Entry | None:
     """Return the entry that holds `path` (absolute, symbolic links resolved): the longest, of equals the last."""
     found: Entry | None = None
     for entry in entries:
-        inside = path == entry.mount_point or path.startswith(f"{entry.mount_point}/")
+        inside = mounts.covers(entry.mount_point, path)
         if inside and (found is None or len(entry.mount_point) >= len(found.mount_point)):
             found = entry
     return found
@@ -60,7 +53,7 @@ def specs(root: Root) -> tuple[tuple[str, str], ...]:
     """Return what each line names, swap too, and its type."""
     fields = (line.split() for line in (root.read_text("/etc/fstab") or "").splitlines())
     return tuple(
-        (_unescape(each[0]).replace('"', ""), each[2])
+        (plaintext.from_octal(each[0]).replace('"', ""), each[2])
         for each in fields
         if len(each) >= 3 and not each[0].startswith("#")
     )

@@ -1,14 +1,12 @@
 """Mounts: /proc/self/mountinfo, format in proc(5)."""
 
-import re
-
 from msgspec import Struct
 
 from kdump_initramfs.errors import HostError
+from kdump_initramfs.formats import plaintext
 from kdump_initramfs.host.root import Root
 
 _MOUNTINFO = "/proc/self/mountinfo"
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(Struct, frozen=True, kw_only=True):
@@ -41,17 +39,12 @@ def _parse_line(line: str) -> Mount | None:
         id=before[0],
         parent=before[1],
         number=before[2],
-        fs_root=_unescape(before[3]),
-        mount_point=_unescape(before[4]),
+        fs_root=plaintext.from_octal(before[3]),
+        mount_point=plaintext.from_octal(before[4]),
         fs_type=after[0],
-        source=_unescape(after[1]),
+        source=plaintext.from_octal(after[1]),
         options=(*before[5].split(","), *after[2].split(",")),
     )
-
-
-def _unescape(word: str) -> str:
-    plain = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), word.encode("utf-8", "surrogateescape"))
-    return plain.decode("utf-8", "surrogateescape")
 
 
 def covers(directory: str, path: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from kdump_initramfs.host import fstab
 from kdump_initramfs.loader.bootline import shell, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, UnclearError, unclear
+from kdump_initramfs.loader.bootline.source import BASES, Evaluate, Files, Reader, Source, UnclearError, unclear
 
 DEFAULTS = "/etc/default/grub"
 _DROP_INS = "/etc/default/grub.d"
@@ -146,7 +146,7 @@ def _entries(reader: Reader) -> Iterator[Source]:
 
 def _unseen_entries(reader: Reader, path: str) -> Iterator[Source]:
     """Yield what says that a menu is made of entries, and that there are none to be read."""
-    if not entry_files(reader, ("/boot", "/efi", "/boot/efi")):
+    if not entry_files(reader, BASES):
         reason = f"{path} takes the lines of /boot/loader/entries, where nothing can be read"
         yield Source(loader="GRUB", info="GRUB", files={}, evaluate=unclear(reason))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.loader.bootline import shell, systemd, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Reader, Source, UnclearError
+from kdump_initramfs.loader.bootline.source import BASES, Evaluate, Files, Reader, Source, UnclearError
 
 _EXTLINUX = text.Format(key=r"(\s*(?:append|APPEND)[ \t]+)", entry=r"\s*(?:label|LABEL)[ \t]+(\S+)")
 _REFIND = text.Format(
@@ -41,7 +41,7 @@ class Menu(Struct, frozen=True, kw_only=True):
 _REFIND_PLACES = ("/boot/efi/EFI/refind", "/efi/EFI/refind", "/boot/EFI/refind", "/boot/efi/EFI/BOOT")
 _LIMINE_PLACES = tuple(
     f"{base}{place}/{name}"
-    for base in ("/boot", "/efi", "/boot/efi")
+    for base in BASES
     for place in ("", "/limine", "/EFI/limine", "/EFI/BOOT")
     for name in ("limine.conf", "limine.cfg")
 )
@@ -254,7 +254,7 @@ def _limine_default(files: Files) -> tuple[str, ...]:
     given: tuple[str, ...] = ()
     for slot in text.slots(files, _LIMINE_TOOL):
         if "$" in slot.value:
-            raise UnclearError(f"{slot.file}: line {slot.number}: what $ stands for cannot be told")
+            raise UnclearError(f"{slot.file}: line {slot.number}: $ cannot be resolved")
         given = (*given, *slot.words) if "+=" in slot.before else slot.words
     return given
 

@@ -205,7 +205,7 @@ def scan(files: Files, targets: Collection[str]) -> list[Assignment]:
             if isinstance(each, Assignment):
                 found.append(each)
             elif _READS_MORE.search(each) or _mentions(each, targets):
-                raise UnclearError(f"{file}: what `{each.split(chr(10))[0].strip()}` does cannot be told")
+                raise UnclearError(f"{file}: cannot evaluate `{each.split(chr(10))[0].strip()}`")
     return found
 
 

@@ -11,6 +11,8 @@ from kdump_initramfs.host.root import Root
 from kdump_initramfs.loader.bootline import words
 
 _T = TypeVar("_T")
+# Where the file systems that boot loaders read are mounted.
+BASES = ("/boot", "/efi", "/boot/efi")
 # Path -> text, in the order in which the tool reads them.
 Files = Mapping[str, str]
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kdump_initramfs.loader.bootline import grub, shell, text, words
-from kdump_initramfs.loader.bootline.source import Evaluate, Files, Propose, Reader, Source, unclear
+from kdump_initramfs.loader.bootline.source import BASES, Evaluate, Files, Propose, Reader, Source, unclear
 
 CMDLINE = "/etc/kernel/cmdline"
 # The one of the distribution, which that of the administrator replaces.
 _SHIPPED = "/usr/lib/kernel/cmdline"
-_BASES = ("/boot", "/efi", "/boot/efi")
 # 90-loaderentry.install adds the machine ID, systemd-boot and the EFI stub initrd=.
 _ADDED = (*grub.BY_LOADER, "systemd.machine_id")
 _INFO = "systemd-boot"
@@ -71,7 +70,7 @@ def sources(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
     yield from _clear(reader)
     shipped = _shipped_images(reader)
     if shipped:
-        reason = f"{shipped[0]} brings its command line along, which is signed with it; an addon for it can hold more"
+        reason = f"{shipped[0]} contains its command line, which is signed with it; an addon can add to it"
         yield Source(loader="unified kernel image", info=_INFO, files={}, evaluate=unclear(reason))
     elif _is_used(reader):
         # What other tools make is not replaced by a file for this one.
@@ -88,8 +87,8 @@ def makers(reader: Reader, effect: Sequence[str] | None) -> Iterator[Source]:
 
 def _is_used(reader: Reader) -> bool:
     """Tell whether kernel-install makes what is booted: systemd brings it along where it makes nothing."""
-    has_loader = any(reader.is_file(f"{base}/loader/loader.conf") for base in _BASES)
-    by_hand = [path for path in grub.entry_files(reader, _BASES) if not _is_made(reader, path)]
+    has_loader = _has_loader(reader)
+    by_hand = [path for path in grub.entry_files(reader, BASES) if not _is_made(reader, path)]
     if reader.is_file(CMDLINE):
         return has_loader or bool(unified(reader)) or reader.has("kernel-install")
     return reader.has("kernel-install") and not by_hand and (has_loader or bool(unified(reader)))
@@ -110,7 +109,7 @@ def _shipped_images(reader: Reader) -> list[str]:
 
 
 def unified(reader: Reader) -> list[str]:
-    return [path for base in _BASES for path in reader.matching(f"{base}/EFI/Linux", ".efi")]
+    return [path for base in BASES for path in reader.matching(f"{base}/EFI/Linux", ".efi")]
 
 
 # --- kernel-install ----------------------------------------------------------------------------------------------
@@ -255,7 +254,7 @@ def _dracut_cmdline(files: Files) -> tuple[str, ...]:
 def _kernelstub(reader: Reader) -> Iterator[Source]:
     if not reader.has("kernelstub"):
         return
-    for path in grub.entry_files(reader, _BASES):
+    for path in grub.entry_files(reader, BASES):
         yield Source(
             loader="kernelstub",
             info=_INFO,
@@ -287,10 +286,15 @@ def _clear(reader: Reader) -> Iterator[Source]:
         )
 
 
+def _has_loader(reader: Reader) -> bool:
+    """Whether systemd-boot is configured."""
+    return any(reader.is_file(f"{base}/loader/loader.conf") for base in BASES)
+
+
 def _entries(reader: Reader) -> Iterator[Source]:
     """Yield entries that are kept by hand."""
-    has_loader = any(reader.is_file(f"{base}/loader/loader.conf") for base in _BASES)
-    for path in grub.entry_files(reader, _BASES):
+    has_loader = _has_loader(reader)
+    for path in grub.entry_files(reader, BASES):
         if reader.has("grubby") and path.startswith("/boot/loader/"):
             continue
         yield Source(

@@ -122,7 +122,7 @@ def evaluate(form: Format, entry: str = "", variables: Callable[[], dict[str, st
         known = variables()
         text = re.sub(r"(?<!\S)\$\{?(\w+)\}?(?!\S)", lambda match: known.get(match[1], ""), " ".join(found))
         if "$" in text:
-            raise UnclearError(f"{next(iter(files))}: what {text} stands for cannot be told")
+            raise UnclearError(f"{next(iter(files))}: {text} cannot be resolved")
         return words.split(text)
 
     return given
