@@ -39,7 +39,7 @@ def _uuid(target: OnBlockDevices, array: Array) -> str:
     uuid = next((member.content.uuid for member in members), "").replace("-", "")
     if len(uuid) != 32:
         raise HostError(
-            f"{array.name}: the UUID of this array is not to be found",
+            f"{array.name}: the UUID of this array cannot be found",
             hint="build as root, who may read it from the array's members, or start udev, which records it",
         )
     return ":".join(uuid[start : start + 8] for start in range(0, 32, 8))

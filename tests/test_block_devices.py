@@ -204,7 +204,7 @@ def test_disk_target_that_udev_does_not_know_is_read(host_root: HostRoot) -> Non
 def test_disk_target_without_a_known_file_system_is_named(host_root: HostRoot) -> None:
     root = host_root("two-targets")
     trees.make("remove /run/udev\nfile /dev/vda2 nothing", Path(root.directory))
-    with pytest.raises(HostError, match="/dev/vda2: no file system that we know is on it"):
+    with pytest.raises(HostError, match="/dev/vda2: no known file system is on it"):
         targets.read(root, [DiskTarget(device="/dev/vda2")])
 
 

@@ -154,7 +154,7 @@ UNEXPLAINED: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "an image that the distribution has signed": (
         {**OSRELEASE, **UNIFIED, "/lib/modules/6.12.9/vmlinuz-virt.efi": "", "/usr/bin/kernel-install": ""},
         "console=tty0 console=ttyS0",
-        "/lib/modules/6.12.9/vmlinuz-virt.efi brings its command line along",
+        "/lib/modules/6.12.9/vmlinuz-virt.efi contains its command line",
     ),
     "rEFInd that has started GRUB": (
         {"/boot/efi/EFI/refind/": "", "/etc/default/grub": "GRUB_CMDLINE_LINUX=old\n"},
@@ -348,7 +348,7 @@ def test_a_loader_that_says_its_name_is_not_grub(sysroot: Callable[..., Root]) -
     files = {"/etc/default/grub": "GRUB_CMDLINE_LINUX=quiet\n", LOADER_INFO: loader_info("systemd-boot 257")}
     edit = bootloader.edit(sysroot({**files, CMDLINE: "initrd=\\x root=UUID=1 ro quiet\n"}), WORD)
     assert (edit.file, edit.command) == ("", "")
-    assert "/etc/default/grub is of GRUB, and systemd-boot 257 has booted" in str(edit)
+    assert "/etc/default/grub belongs to GRUB, but systemd-boot 257 has booted" in str(edit)
     # One loader may have loaded the other.
     assert bootloader.edit(sysroot({**files, CMDLINE: "BOOT_IMAGE=/x root=UUID=1 ro quiet\n"}), WORD).loader == "GRUB"
 

@@ -143,7 +143,7 @@ def test_f2fs_on_several_devices_is_refused(host_root: HostRoot) -> None:
     subprocess.run(
         ["mkfs.f2fs", "-q", "-f", "-c", "sda", "vda2"], check=True, capture_output=True, cwd=os.path.dirname(data)
     )
-    with pytest.raises(KdumpError, match=r"its f2fs is on several devices .*, which the kernel knows by name alone"):
+    with pytest.raises(KdumpError, match=r"its f2fs is on several devices .*, which the kernel finds by path alone"):
         facts(root)
 
 

@@ -242,11 +242,11 @@ def test_bash_appends_and_dash_does_not(sysroot: Callable[..., Root]) -> None:
 # What cannot be told from here: nothing to copy then, and the reason.
 UNCLEAR = {
     "set under a condition": ('if [ -e /x ]; then\n  GRUB_CMDLINE_LINUX="nosmt"\nfi\n', "under a condition"),
-    "set behind a condition": ('[ -e /x ] && GRUB_CMDLINE_LINUX="quiet"\n', "cannot be told"),
+    "set behind a condition": ('[ -e /x ] && GRUB_CMDLINE_LINUX="quiet"\n', "cannot evaluate"),
     "set in a function": ("f() {\n  GRUB_CMDLINE_LINUX=nosmt\n}\nf\n", "under a condition"),
     "of a command": ('GRUB_CMDLINE_LINUX="$(cat /etc/kernel/cmdline)"\n', "depends on a command"),
-    "of a file": (". /etc/default/other\nGRUB_CMDLINE_LINUX=quiet\n", "cannot be told"),
-    "of a file, behind a condition": ("test -e /x && . /x\nGRUB_CMDLINE_LINUX=quiet\n", "cannot be told"),
+    "of a file": (". /etc/default/other\nGRUB_CMDLINE_LINUX=quiet\n", "cannot evaluate"),
+    "of a file, behind a condition": ("test -e /x && . /x\nGRUB_CMDLINE_LINUX=quiet\n", "cannot evaluate"),
     "an open quote": ('GRUB_CMDLINE_LINUX="quiet\n', "a quote is not closed"),
     "in a loop": ("for x in a b; do\n  GRUB_CMDLINE_LINUX=$x\ndone\n", "under a condition"),
     "a part of a parameter cut off": ("a=quiet\nGRUB_CMDLINE_LINUX=${a%et}\n", "depends on a command"),

@@ -69,7 +69,7 @@ def test_array_without_a_known_uuid_is_refused(host_root: HostRoot) -> None:
     root = host_root("md-raid1")
     for number in ("254:1", "254:2"):
         Path(root.directory, f"run/udev/data/b{number}").unlink()
-    assert "md127: the UUID of this array is not to be found" in problem(root)
+    assert "md127: the UUID of this array cannot be found" in problem(root)
 
 
 @pytest.mark.parametrize(

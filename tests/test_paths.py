@@ -210,5 +210,5 @@ def test_no_image_replaces_what_is_no_file(kind: str, host_root: Callable[[str],
     MAKERS[kind](place)
     mode = place.lstat().st_mode
     problem, _ = command.complaint(command.run("build", "--root", root.directory, "--set", "image.output=/image"))
-    assert problem == f"{place}: is there, and no file"
+    assert problem == f"{place}: exists, and is not a regular file"
     assert place.lstat().st_mode == mode

@@ -14,8 +14,8 @@ _ARM_BOOT_ARCH, _PSCI_COMPLIANT = 129, 1
 
 _NAME = "other processors"
 _WHY = (
-    "a processor that the firmware cannot turn off goes on in memory of the crashed kernel while that is saved, and "
-    'does not run in the capture kernel (arch/arm64: "Some CPUs may be stale, kdump will be unreliable")'
+    "a processor that the firmware cannot turn off keeps running in the memory of the crashed kernel while it is "
+    'saved, and does not run in the capture kernel (arch/arm64: "Some CPUs may be stale, kdump will be unreliable")'
 )
 
 

@@ -87,7 +87,7 @@ _OPTIONS: dict[str, tuple[Callable[[str, str], None], str]] = {
     "root": (directory, "--root takes the directory of a machine"),
     "facts": (file, "name a file that `probe --json` wrote"),
     "dir": (new_directory, "--dir takes a directory with dumps in it"),
-    "to": (directory, "--to takes a directory that is there"),
+    "to": (directory, "--to takes an existing directory"),
     "identity": (file, "name the file with the secret key, as age-keygen wrote it"),
     "device": (device, "name a partition that was a raw target, or a copy of one"),
     "output": (output, "--output takes the name of a file"),

@@ -18,7 +18,7 @@ from kdump_initramfs.host.root import Root
 
 # File systems that nobody can write to.
 _READ_ONLY = ("squashfs", "erofs", "iso9660", "cramfs", "romfs")
-_ANOTHER = "name a directory that is reached by another mount"
+_ANOTHER = "name a directory on another mount"
 
 
 def check_mount(mount: mounts.Mount, name: str) -> None:
@@ -32,12 +32,12 @@ def check_mount(mount: mounts.Mount, name: str) -> None:
     # show_mountinfo() of fs/proc_namespace.c: seq_dentry() and seq_path_root().
     if mount.fs_root.endswith("//deleted") or mount.fs_root.startswith("/.."):
         raise HostError(
-            f"{name}: the directory that is mounted at {where} ({mount.fs_root}) is not in its file system any more",
+            f"{name}: the directory that is mounted at {where} ({mount.fs_root}) no longer exists",
             hint=f"unmount {where} and mount a directory that is there",
         )
     if "idmapped" in mount.options:
         raise HostError(
-            f"{name}: {where} is an idmapped mount, and what is root's there is another's without it", hint=_ANOTHER
+            f"{name}: {where} is an idmapped mount, and the capture kernel would see other owners", hint=_ANOTHER
         )
     if mount.fs_type in _READ_ONLY:
         raise HostError(

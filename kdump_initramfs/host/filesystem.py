@@ -23,7 +23,7 @@ def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], 
     uuid = device.content.uuid or (found.uuid if found else "")
     if not uuid:
         raise HostError(
-            f"{name}: the UUID of its file system ({fs_type} on {device.name}) is not to be found",
+            f"{name}: the UUID of its file system ({fs_type} on {device.name}) cannot be found",
             hint="run as root, so that it can be read from the device, or start udev, which records it",
         )
     external = found.external if found else _named_by_options(options)
@@ -50,8 +50,8 @@ def _further(root: Root, where: str, external: Sequence[External], options: Sequ
             continue
         if not each.option:
             raise HostError(
-                f"{where} is on several devices ({each.path}), which the kernel knows by name alone",
-                hint=f"{_ANOTHER}: the names are others after a crash",
+                f"{where} is on several devices ({each.path}), which the kernel finds by path alone",
+                hint=f"{_ANOTHER}: paths change after a crash",
             )
         yield FurtherDevice(name=_find(root, where, each, options), option=each.option, uuid=each.uuid)
 
@@ -64,8 +64,8 @@ def _find(root: Root, where: str, wanted: External, options: Sequence[str]) -> s
     if wanted.uuid and (found := _with_content(root, wanted.uuid)):
         return found
     raise HostError(
-        f"{where} has its {wanted.role} on another device, and that is not to be found",
-        hint=f"mount it with {wanted.option}=, so that it can be seen which that is",
+        f"{where} has its {wanted.role} on another device, which cannot be found",
+        hint=f"mount it with {wanted.option}=, which tells the device",
     )
 
 

@@ -93,7 +93,7 @@ def read(root: Root, directory: str) -> Hardware | NotOurs:
     if (known := _virtual(os.path.basename(directory).replace("!", "/"))) is not None:
         return known
     if not root.exists(f"{directory}/device"):
-        return NotOurs(seems="a device that no hardware stands behind", remedy=_ANOTHER)
+        return NotOurs(seems="a virtual device", remedy=_ANOTHER)
     device = root.resolve(f"{directory}/device")
     bus = _subsystem(root, device)
     if bus not in _BUSES:
@@ -123,7 +123,7 @@ def _driven(root: Root, devices: list[str]) -> Hardware | NotOurs:
     drivers = tuple(dict.fromkeys(driver for each in found for driver in each.drivers))
     modaliases = tuple(dict.fromkeys(alias for each in found for alias in each.modaliases))
     if not drivers and not modaliases:
-        return NotOurs(seems="a disk that no driver says it drives", remedy=_ANOTHER)
+        return NotOurs(seems="a disk without a driver", remedy=_ANOTHER)
     return Hardware(drivers=drivers, modaliases=modaliases)
 
 

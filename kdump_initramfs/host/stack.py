@@ -111,7 +111,7 @@ def _through_file(
     carrier, _ = _layer(root, mounted, block.directory_of(root, numbers[0]))
     found = filesystem.read(root, mount.fs_type, carrier, mount.options, where)
     if found.further:
-        raise HostError(f"{where}: on a file system with a device of its own for its log", hint="move the file")
+        raise HostError(f"{where}: on a file system with an external log", hint="move the file")
     below = [block.directory_of(root, number) for number in numbers]
     file = LoopFile(
         path=mounts.directory_inside(mount, path),

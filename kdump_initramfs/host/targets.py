@@ -115,7 +115,7 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
         numbers = layers.btrfs_carriers(root, device.name, target.device)
     if not fs_type or not blkid_types.is_filesystem(fs_type):
         seems = f", but {blkid_types.describe(fs_type)}" if fs_type else ""
-        raise HostError(f"{target.device}: no file system that we know is on it{seems}", hint="make one, or mount it")
+        raise HostError(f"{target.device}: no known file system is on it{seems}", hint="make one, or mount it")
     options = mount.options if mount else ()
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, fs_type, options, target.device)
     carriers = (*numbers, *(f"/dev/{name}" for name in _names(stack, numbers)))

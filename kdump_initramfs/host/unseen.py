@@ -75,7 +75,7 @@ def _of_entry(root: Root, target: PathTarget, entry: fstab.Entry, below: str) ->
             return _on(volume, "path", target.path, directory, entry.fs_type)
     if layer := unseen_layers.encrypted(root, entry.spec):
         raise HostError(
-            f"{target.path}: on {layer}: what it is opened by after a crash cannot be seen here",
+            f"{target.path}: on {layer}: how to open it after a crash cannot be seen here",
             hint=_ELSEWHERE,
         )
     raise HostError(

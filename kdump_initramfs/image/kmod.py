@@ -310,9 +310,9 @@ class Modules:
     def _unknown(self, name: str) -> HostError:
         return HostError(
             f"{self._dir}: this kernel has no module {name}, loadable or built in",
-            hint="mend the name, or install the package with the kernel's further modules"
+            hint="correct the name, or install the package with the kernel's further modules"
             if self._builtin
-            else f"if it is built in: {self._dir} lacks modules.builtin, which tells; reinstall this kernel",
+            else f"if it is built in: {self._dir} lacks modules.builtin, which would say so; reinstall this kernel",
         )
 
     def _wanted_firmware(self, module: Module) -> Iterator[str]:

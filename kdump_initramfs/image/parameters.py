@@ -8,7 +8,7 @@ from kdump_initramfs.formats.modprobe_conf import ModuleSettings
 # Of modprobe.d(5): what must not reach a driver in the capture kernel. A name that begins with a dot is a parameter of
 # any module.
 DROPPED = {
-    "scsi_mod.scan": "with `manual` or `none` somebody on the running system looks for disks, and nobody does here",
+    "scsi_mod.scan": "with `manual` or `none` a program of the running system scans for disks, and none does here",
     "scsi_mod.scsi_logging_level": "each command would be a line on the console, which may be a serial one",
     "dm_bufio.max_cache_size_bytes": "a size that suits the whole machine takes the memory of the capture",
     ".max_vfs": "virtual functions serve guests, and take the memory of the capture",

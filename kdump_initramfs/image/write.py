@@ -45,7 +45,9 @@ def write(plan: Plan, root: Root, output: str) -> ImageRecord:
     Whatever goes wrong, what was at `output` stays there: ImageError or HostError says what it was.
     """
     if os.path.lexists(output) and not (os.path.isfile(output) or os.path.islink(output)):
-        raise ImageError(f"{output}: is there, and no file", hint="name another place with --output or image.output")
+        raise ImageError(
+            f"{output}: exists, and is not a regular file", hint="name another place with --output or image.output"
+        )
     directory = os.path.dirname(output)
     is_replaced = False
     try:

@@ -118,10 +118,10 @@ def _possible(source: Source, every: Sequence[Source], info: str, effect: Sequen
     if source.is_running and info:
         return structs.replace(source, evaluate=unclear(f"{source.loader} is here, but {info} has booted"))
     if info and not has_image and source.info == "GRUB":
-        return structs.replace(source, evaluate=unclear(f"{source.place} is of GRUB, and {info} has booted"))
+        return structs.replace(source, evaluate=unclear(f"{source.place} belongs to GRUB, but {info} has booted"))
     is_menu = any(grub.DEFAULTS in each.files for each in every)
     if has_image and is_menu and source.info == "systemd-boot":
-        return structs.replace(source, evaluate=unclear(f"{source.place} is not of GRUB, which has booted"))
+        return structs.replace(source, evaluate=unclear(f"{source.place} does not belong to GRUB, which has booted"))
     return source
 
 
@@ -174,7 +174,7 @@ def _unexplained(reader: Reader, sources: Sequence[Source], effect: Sequence[str
     advice = f"add {' '.join(words)} to the kernel's command line"
     if reasons:
         shown = [*reasons[:_MOST_REASONS], *(["…"] if len(reasons) > _MOST_REASONS else [])]
-        advice += f" where that is set: nothing that is known here gives the one in effect ({'; '.join(shown)})"
+        advice += f" where that is set: no known source gives the command line in effect ({'; '.join(shown)})"
     return Edit(loader=_UNKNOWN, advice=advice)
 
 

@@ -99,7 +99,7 @@ REMOVED = (
     Rule("liveupdate", "as kho"),
     Rule(
         "kernelcore",
-        "the rest of the memory would be for movable pages alone, which the kernel and its drivers are not",
+        "leaves the rest of the memory to movable pages, which the kernel and its drivers cannot use",
     ),
     Rule("movablecore", "as kernelcore"),
     Rule("movable_node", "as kernelcore"),
@@ -186,9 +186,7 @@ REMOVED = (
     Rule("stress_hpt", _FAULTS, ("ppc64le",)),
     Rule("mem", "a limit for the crashed kernel; the loader gives the capture kernel its own"),
     Rule("memmap", "as mem"),
-    Rule(
-        "add_efi_memmap", "would add all memory of the machine, with what is to be saved, to that of the capture", _X86
-    ),
+    Rule("add_efi_memmap", "would give the capture kernel all memory of the machine, with what is to be saved", _X86),
     Rule("efi_fake_mem", "as mem"),
     Rule("sysctl.", "sets what suits the crashed system: huge pages, panics"),
     Rule("sysctl/", "as sysctl."),

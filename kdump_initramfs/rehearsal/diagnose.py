@@ -64,12 +64,12 @@ _CAPTURE = (
     _sign(
         r"the kernel asked for (.+?), which is not in this image",
         "the kernel asked for {0}, which is not in the image",
-        "take the module along: --set 'image.extra_modules=[\"NAME\"]', and build again",
+        "include the module: --set 'image.extra_modules=[\"NAME\"]', and build again",
     ),
     _sign(
         r"no device with (.+?) after (?:\d+) s",
         "the device of the target did not appear: no device with {0}",
-        "see that its driver is in the image (`kdump-initramfs plan -v`); image.extra_modules takes one along, and "
+        "see that its driver is in the image (`kdump-initramfs plan -v`); image.extra_modules adds one, and "
         "capture.device_timeout_s waits longer",
     ),
     _sign(
@@ -80,7 +80,7 @@ _CAPTURE = (
     _sign(
         r"cannot mount (.+)",
         "the target could not be mounted: {0}",
-        "see what the kernel says of it in the lines before",
+        "see the kernel's messages in the lines before",
     ),
     _sign(
         r"the deadline of (\d+) s has passed",
@@ -113,7 +113,7 @@ _CAPTURE = (
 _BEFORE = (
     _sign(
         r"crashkernel reservation failed(.*)|Memory reservation for crashkernel failed|cannot reserve crashkernel",
-        "the guest could not set the memory aside{0}",
+        "the guest could not reserve the memory{0}",
         "lower --crashkernel, or raise --memory",
     ),
     _sign(
@@ -148,7 +148,7 @@ def diagnose(console: str, *, timed_out: bool = False) -> Diagnosis:
     if timed_out:
         return _unknown(
             capture,
-            "the capture had not ended when time was over",
+            "the capture did not end in time",
             "raise --timeout; the last lines tell how far it came",
         )
     return _unknown(capture, "the console does not tell", _LOOK)

@@ -31,7 +31,7 @@ def check(asked: str, memory_mib: int) -> None:
 def _reserved(word: str, asked: str, memory_bytes: int) -> int:
     match = _FORMS.fullmatch(word)
     if match is None:
-        raise ConfigError(f"--crashkernel {asked}: the kernel does not take that", hint="give a size, as 192M")
+        raise ConfigError(f"--crashkernel {asked}: not a value that the kernel accepts", hint="give a size, as 192M")
     found = _bytes(match["plain"]) if match["plain"] else _of_ranges(match["ranges"], memory_bytes)
     if found == 0:
         raise ConfigError(
