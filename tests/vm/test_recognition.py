@@ -32,7 +32,7 @@ def test_dump_is_whole_on_what_needs_more_than_its_disk_tells(tmp_path: Path) ->
             "bank0": "virtio-blk",
             "bank1": "virtio-blk",
             "uneven": "virtio-blk",
-            "far-nvme": "nvme",
+            "far-scsi": "virtio-scsi",
             "far-sata": "ahci",
         },
         extra=shared(str(tmp_path)),

@@ -116,7 +116,6 @@ NOT_MADE = {
     "dm_zero": "no file system can be on it",
     "dm_zoned": "Debian 12 has no dmzadm, which formats it",
     "dm_vdo": "Debian 12 has no vdoformat, which formats it",
-    "ublk_drv": "Debian 12 has no server for it",
     "rbd": "needs a Ceph cluster",
     "nvme_fc": "needs a Fibre Channel adapter",
     "nvmet_fc": "needs a Fibre Channel adapter",

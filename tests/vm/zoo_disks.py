@@ -158,6 +158,14 @@ MEMORY = {
         words="mtd",
         right=EITHER,
     ),
+    "ublk": Exhibit(
+        how="a server in user space",
+        make="modprobe ublk_drv; appeared ublk_serve $1",
+        parts=1,
+        unmake="kill $(cat /run/ublk.pid); sleep 2",
+        needs=("ublk_drv",),
+        words="ublk",
+    ),
     "pmem of memmap=": Exhibit(
         how="`memmap=96M!512M` on the command line",
         make="modprobe -a nd_e820 nd_pmem; udevadm settle; block_where '*e820_pmem*'",
@@ -181,7 +189,7 @@ CACHES = {
     ),
     "drbd": Exhibit(
         how="`drbdadm primary --force` without its peer",
-        make="drbd_resource $1; modprobe drbd; appeared drbd_up",
+        make="modprobe drbd; drbd_resource $1; appeared drbd_up",
         parts=1,
         unmake="drbdadm down zoo; rmmod drbd",
         needs=("drbd",),

@@ -19,7 +19,7 @@ FULL = bool(os.environ.get("KDUMP_TEST_FULL"))
 TABLE_VARIABLE = "KDUMP_TEST_ZOO"
 BANKS = ("bank0", "bank1", "bank2")
 TIMEOUT_S = 1800
-_FILES = ("zoo_guest.py", "zoo-lib.sh", "zoo-all-targets.sh")
+_FILES = ("zoo_guest.py", "zoo_ublk.py", "zoo-lib.sh", "zoo-all-targets.sh")
 # A target that is lost costs this much of a crash on all of them.
 _CONFIG = "[capture]\ndevice_timeout_s = 12\ndegraded_after_s = 4\n"
 

@@ -238,6 +238,7 @@ resource zoo {
 }
 END
     ip link set lo up
+    sed -i 's/usage-count yes/usage-count no/' /etc/drbd.d/global_common.conf
     yes yes | drbdadm create-md --force zoo >&2
 }
 
@@ -299,4 +300,13 @@ aoe_up() {
     echo $! > /run/vblade.pid
     sleep 1
     echo > /dev/etherd/discover
+}
+
+# ublk_serve DEVICE
+ublk_serve() {
+    udevadm settle
+    python3 zoo_ublk.py "$1" > /run/ublk.log 2>&1 &
+    echo $! > /run/ublk.pid
+    sleep 3
+    cat /run/ublk.log
 }
