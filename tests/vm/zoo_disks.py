@@ -153,7 +153,7 @@ MEMORY = {
         how="`modprobe block2mtd` of a partition",
         make='modprobe mtdblock; appeared modprobe block2mtd "block2mtd=$1,65536"',
         parts=1,
-        unmake="rmmod mtdblock block2mtd",
+        unmake="rmmod block2mtd",
         needs=("block2mtd", "mtdblock"),
         words="mtd",
         right=EITHER,
@@ -265,7 +265,7 @@ def shared(directory: str) -> tuple[str, ...]:
     """Return QEMU's words for an NVMe disk, a file in a directory, that two controllers of one subsystem have."""
     return (
         *(*drive(directory, "shared"), "-device", "nvme-subsys,id=subsystem,nqn=zoo-shared"),
-        *(word for path in "01" for word in ("-device", f"nvme,id=path{path},serial=path{path},subsys=subsystem")),
+        *(word for path in "01" for word in ("-device", f"nvme,id=path{path},serial=shared,subsys=subsystem")),
         *("-device", "nvme-ns,drive=shared,bus=path0,nsid=1,shared=on"),
     )
 
@@ -280,7 +280,7 @@ def hardware(directory: str) -> tuple[str, ...]:
         *("-device", "nvdimm,memdev=pmem"),
         *("-object", f"memory-backend-file,id=vpmem,share=on,size=128M,mem-path={directory}/vpmem"),
         *("-device", "virtio-pmem-pci,memdev=vpmem"),
-        *(*drive(directory, "floppy"), "-device", "isa-fdc,id=fdc", "-device", "floppy,bus=floppy-bus.0,drive=floppy"),
+        *(*drive(directory, "floppy"), "-device", "isa-fdc", "-device", "floppy,drive=floppy"),
         *(*drive(directory, "sealed", ",readonly=on"), "-device", "virtio-blk-pci,drive=sealed,serial=sealed"),
         *(*drive(directory, "cdrom", ",readonly=on"), "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=cdrom"),
     )
@@ -290,6 +290,7 @@ HARDWARE = {
     "SD card": Exhibit(
         how="`sdhci-pci`, `sd-card`",
         make="modprobe -a sdhci-pci mmc_block; udevadm settle; sleep 2; udevadm settle; echo /dev/mmcblk0",
+        mkfs="mkfs.ext4 -q -F {node} 100M",
         needs=("sdhci_pci", "mmc_block"),
         words="mmc",
         right=SAVED,

@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2154  # $ZOO, a name that no other exhibit has
 # What the exhibits of tests/vm/zoo*.py are made with; zoo_guest.py runs each script behind this, in the payload's
 # directory. What a function prints is the node of a device, alone.
 
@@ -125,14 +126,15 @@ block_where() {
 }
 
 configfs() {
+    modprobe configfs
     mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 }
 
-# nvme_target PART PORT TRANSPORT [ATTRIBUTE VALUE]...: exports a device by NVMe as the subsystem `zoo`.
+# nvme_target PART PORT TRANSPORT [ATTRIBUTE VALUE]...: exports a device by NVMe as the subsystem $ZOO.
 nvme_target() {
     configfs
     modprobe nvmet
-    subsystem=/sys/kernel/config/nvmet/subsystems/zoo port=/sys/kernel/config/nvmet/ports/$2
+    subsystem=/sys/kernel/config/nvmet/subsystems/$ZOO port=/sys/kernel/config/nvmet/ports/$2
     mkdir -p "$subsystem/namespaces/1" "$port"
     echo 1 > "$subsystem/attr_allow_any_host"
     printf %s "$1" > "$subsystem/namespaces/1/device_path"
@@ -143,28 +145,28 @@ nvme_target() {
         echo "$2" > "$port/addr_$1"
         shift 2
     done
-    ln -s "$subsystem" "$port/subsystems/zoo"
+    ln -s "$subsystem" "$port/subsystems/$ZOO"
 }
 
 nvme_connect() {
     modprobe nvme-fabrics
-    echo "$1,nqn=zoo" > /dev/nvme-fabrics
+    echo "$1,nqn=$ZOO" > /dev/nvme-fabrics
 }
 
 nvme_drop() {
     for controller in /sys/class/nvme-fabrics/ctl/nvme*; do
-        echo 1 > "$controller/delete_controller"
+        [ "$(cat "$controller/subsysnqn")" != "$ZOO" ] || echo 1 > "$controller/delete_controller"
     done
     config=/sys/kernel/config/nvmet
-    rm "$config/ports/$1/subsystems/zoo"
-    rmdir "$config/ports/$1" "$config/subsystems/zoo/namespaces/1" "$config/subsystems/zoo"
+    rm "$config/ports/$1/subsystems/$ZOO"
+    rmdir "$config/ports/$1" "$config/subsystems/$ZOO/namespaces/1" "$config/subsystems/$ZOO"
 }
 
-# lio_backend PART: makes the LIO backend iblock_0/zoo.
+# lio_backend PART: makes the LIO backend iblock_0/$ZOO.
 lio_backend() {
     configfs
     modprobe -a target_core_mod target_core_iblock
-    core=/sys/kernel/config/target/core/iblock_0/zoo
+    core=/sys/kernel/config/target/core/iblock_0/"$ZOO"
     mkdir -p "$core"
     echo "udev_path=$1" > "$core/control"
     echo 1 > "$core/enable"
@@ -173,12 +175,12 @@ lio_backend() {
 # lio_lun GROUP: puts it behind a target port group.
 lio_lun() {
     mkdir -p "$1/lun/lun_0"
-    ln -s /sys/kernel/config/target/core/iblock_0/zoo "$1/lun/lun_0/zoo"
+    ln -s /sys/kernel/config/target/core/iblock_0/"$ZOO" "$1/lun/lun_0/$ZOO"
 }
 
 lio_drop() {
-    rm "$1/lun/lun_0/zoo"
-    rmdir "$1/lun/lun_0" "$1" "${1%/*}" /sys/kernel/config/target/core/iblock_0/zoo
+    rm "$1/lun/lun_0/$ZOO"
+    rmdir "$1/lun/lun_0" "$1" "${1%/*}" /sys/kernel/config/target/core/iblock_0/"$ZOO"
 }
 
 # container NAME DEVICE... -- OPTION...: makes a container of external metadata.

@@ -159,9 +159,9 @@ def names_of(node: str) -> list[str]:
     return sorted({name for name in listed if not name.startswith("dm-")})
 
 
-def mount(exhibit: dict[str, Any], directory: Path, parts: Sequence[str]) -> None:
+def mount(exhibit: dict[str, Any], directory: Path, parts: Sequence[str], source: str) -> None:
     options = f"-o {exhibit['options']}" if exhibit["options"] else ""
-    shell(f"mkdir -p {directory}; mount {options} UUID={exhibit['uuid']} {directory}", *parts)
+    shell(f"mkdir -p {directory}; mount {options} {source} {directory}", *parts)
 
 
 def make(exhibit: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def make(exhibit: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
             fstab.write(f"UUID={exhibit['uuid']} {directory} ext4 nofail 0 0\n")
         found = judge(directory)
         early = {"build": found.get("said", "accepted"), **found.get("disagree", {})}
-    mount(exhibit, directory, parts)
+    mount(exhibit, directory, parts, node)
     return {**judge(directory), "names": names_of(node), "early": early}
 
 
@@ -256,7 +256,7 @@ def problems_of_dump(exhibit: dict[str, Any], expected: verify.Expected) -> Iter
     try:
         if exhibit["reopen"]:
             shell(exhibit["reopen"] + "\nudevadm settle", *parts, name=name_of(exhibit))
-        mount(exhibit, directory, parts)
+        mount(exhibit, directory, parts, f"UUID={exhibit['uuid']}")
     except FailedError as error:
         yield f"it cannot be mounted again: {error}"
         return
