@@ -189,9 +189,8 @@ CACHES = {
     ),
     "drbd": Exhibit(
         how="`drbdadm primary --force` without its peer",
-        make="modprobe drbd; drbd_resource $1; appeared drbd_up",
-        parts=1,
-        unmake="drbdadm down zoo; rmmod drbd",
+        make="modprobe drbd; drbd_resource $(backing); appeared drbd_up",
+        unmake="drbdadm down zoo; rmmod drbd; drop_backing",
         needs=("drbd",),
         words="drbd",
     ),
@@ -202,9 +201,8 @@ _LIO = "/sys/kernel/config/target"
 NETWORK = {
     "nbd": Exhibit(
         how="`nbd-client 127.0.0.1`",
-        make="ip link set lo up; modprobe nbd max_part=0; udevadm settle; nbd_serve $1; echo /dev/nbd0",
-        parts=1,
-        unmake="nbd-client -d /dev/nbd0; kill $(cat /run/nbd.pid); sleep 1; rmmod nbd",
+        make="ip link set lo up; modprobe nbd max_part=0; udevadm settle; nbd_serve $(backing); echo /dev/nbd0",
+        unmake="nbd-client -d /dev/nbd0; kill $(cat /run/nbd.pid); sleep 1; rmmod nbd; drop_backing",
         needs=("nbd",),
         words="nbd|network",
     ),
@@ -212,43 +210,38 @@ NETWORK = {
         how="nvmet on 127.0.0.1, `transport=tcp`",
         make="""
             ip link set lo up; modprobe -a nvmet-tcp nvme-tcp
-            nvme_target $1 1 tcp traddr 127.0.0.1 trsvcid 4420 adrfam ipv4
+            nvme_target $(backing) 1 tcp traddr 127.0.0.1 trsvcid 4420 adrfam ipv4
             appeared nvme_connect transport=tcp,traddr=127.0.0.1,trsvcid=4420
         """,
-        parts=1,
-        unmake="nvme_drop 1",
+        unmake="nvme_drop 1; drop_backing",
         needs=("nvmet_tcp", "nvme_tcp"),
         words="tcp|TCP|network|fabric",
     ),
     "NVMe loop": Exhibit(
         how="nvmet, `transport=loop`",
-        make="modprobe nvme-loop; nvme_target $1 2 loop; appeared nvme_connect transport=loop",
-        parts=1,
-        unmake="nvme_drop 2",
+        make="modprobe nvme-loop; nvme_target $(backing) 2 loop; appeared nvme_connect transport=loop",
+        unmake="nvme_drop 2; drop_backing",
         needs=("nvme_loop",),
         words="loop|fabric",
     ),
     "iSCSI": Exhibit(
         how="LIO and open-iscsi on 127.0.0.1",
-        make="ip link set lo up; lio_backend $1; iscsi_target; appeared iscsi_login",
-        parts=1,
-        unmake="iscsiadm -m node -u > /dev/null; iscsi_drop",
+        make="ip link set lo up; lio_backend $(backing); iscsi_target; appeared iscsi_login",
+        unmake="iscsiadm -m node -u > /dev/null; iscsi_drop; drop_backing",
         needs=("iscsi_target_mod", "iscsi_tcp", "target_core_iblock", "sd_mod"),
         words="iSCSI|iscsi|session|network",
     ),
     "tcm_loop": Exhibit(
         how="LIO's `loopback`",
-        make="modprobe tcm_loop; lio_backend $1; appeared tcm_loop_up",
-        parts=1,
-        unmake=f"lio_drop {_LIO}/loopback/naa.60014050000000aa/tpgt_1",
+        make="modprobe tcm_loop; lio_backend $(backing); appeared tcm_loop_up",
+        unmake=f"lio_drop {_LIO}/loopback/naa.60014050000000aa/tpgt_1; drop_backing",
         needs=("tcm_loop", "target_core_iblock", "sd_mod"),
         words="tcm|SCSI|adapter|loopback",
     ),
     "AoE": Exhibit(
         how="`vblade` behind a veth pair",
-        make="modprobe aoe; appeared aoe_up $1",
-        parts=1,
-        unmake="kill $(cat /run/vblade.pid); ip link delete zoo0; rmmod aoe",
+        make="modprobe aoe; appeared aoe_up $(backing)",
+        unmake="kill $(cat /run/vblade.pid); ip link delete zoo0; rmmod aoe; drop_backing",
         needs=("aoe", "veth"),
         words="aoe|AoE|etherd|network",
     ),
