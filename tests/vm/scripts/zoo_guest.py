@@ -47,7 +47,7 @@ def shell(script: str, *arguments: str, name: str = "") -> str:
         said = err.read()
         if status:
             print(said[-3000:])
-            raise FailedError(" / ".join(line for line in said.splitlines()[-8:] if not line.startswith("+ . ")))
+            raise FailedError(" / ".join([line for line in said.splitlines() if not line.startswith("+ ")][-3:]))
         return out.read().strip()
 
 
