@@ -29,7 +29,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     # The configuration, but for the targets; here the log alone is saved, which is quick.
     config: str = '[vmcore]\ncollector = "dmesg"\n'
-    part_mib: int = 100
+    part_mib: int = 90
     # Shell, before the first exhibit.
     setup: str = ""
     # For the kernel's command line.

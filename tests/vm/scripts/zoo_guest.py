@@ -109,16 +109,18 @@ def judge(directory: Path) -> dict[str, Any]:
 
 
 class Bank:
-    """Partitions that are free."""
+    """Partitions that are free; no more than needed, since the capture environment looks at each for each target."""
 
-    def __init__(self, disks: Sequence[str], size_mib: int) -> None:
+    def __init__(self, disks: Sequence[str], size_mib: int, count: int) -> None:
         self._free: list[str] = []
         for disk in disks:
             device = f"/dev/disk/by-id/virtio-{disk}"
-            lines = f"size={size_mib}M\n" * (1020 // size_mib)
+            here = min(1020 // size_mib, count - len(self._free))
+            if not here:
+                break
+            lines = f"size={size_mib}M\n" * here
             subprocess.run(["sfdisk", "--quiet", "--label", "gpt", device], input=lines, text=True, check=True)
-            node = os.path.realpath(device)
-            self._free += [f"{node}{number + 1}" for number in range(1020 // size_mib)]
+            self._free += [f"{os.path.realpath(device)}{number + 1}" for number in range(here)]
         subprocess.run(["udevadm", "settle"], check=True)
 
     def take(self, count: int) -> list[str]:
@@ -235,7 +237,8 @@ def say(name: str, seen: dict[str, Any]) -> None:
 def before(settings: dict[str, Any]) -> dict[str, Any]:
     """Return what became of the exhibits if none was accepted; if any was, it does not return."""
     exhibits: dict[str, Any] = json.loads(Path("exhibits").read_text())
-    bank = Bank(Path("disks").read_text().split(), settings["part_mib"])
+    wanted = sum(exhibit["parts"] for exhibit in exhibits.values())
+    bank = Bank(Path("disks").read_text().split(), settings["part_mib"], wanted)
     shell(settings["setup"])
     for module in ("build", "check.diagnosis", "check.show", "host.probe", "image.plan", "commands.image"):
         importlib.import_module(f"kdump_initramfs.{module}")
