@@ -360,5 +360,5 @@ FILE_SYSTEMS = {
     "ext4, casefold": _fs("mkfs.ext4 -q -F -O casefold $1", needs=("ext4",)),
     "f2fs, lz4": _fs("mkfs.f2fs -q -f -O extra_attr,compression $1", options="compress_algorithm=lz4", needs=("f2fs",)),
     "f2fs on two devices": _fs("mkfs.f2fs -q -f -c $2 $1", 2, needs=("f2fs",)),
-    "XFS, realtime device": _fs("mkfs.xfs -q -f -r rtdev=$2 $1", 2, options="rtdev=$2", needs=("xfs",)),
+    "XFS, realtime device": _fs("mkfs.xfs --unsupported -q -f -r rtdev=$2 $1", 2, options="rtdev=$2", needs=("xfs",)),
 }

@@ -199,7 +199,7 @@ def _luks(arguments: str, *, right: frozenset[Outcome] = SAVED, needs: tuple[str
 CRYPT = {
     "LUKS2, serpent": _luks("--type luks2 --cipher serpent-xts-plain64"),
     "LUKS2, twofish-cbc-essiv": _luks("--type luks2 --cipher twofish-cbc-essiv:sha256 --key-size 256"),
-    "LUKS1, camellia, whirlpool": _luks("--type luks1 --cipher camellia-xts-plain64 --hash whirlpool"),
+    "LUKS1, camellia": _luks("--type luks1 --cipher camellia-xts-plain64 --hash sha512"),
     "LUKS2 with integrity": _luks("--type luks2 --integrity hmac-sha256", right=EITHER, needs=("dm_integrity",)),
     "LUKS2, header on another device": Exhibit(
         how="`cryptsetup luksFormat --header`",

@@ -48,7 +48,7 @@ luks() {
     name=$1 device=$2 key=/etc/keys/$1 header=
     shift 2
     key_file "$key"
-    cryptsetup luksFormat --batch-mode --pbkdf-force-iterations 1000 "$@" "$device" "$key" >&2
+    cryptsetup luksFormat --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 "$@" "$device" "$key" >&2
     case " $* " in
         *" --header "*) header=",header=$(echo " $*" | sed 's/.* --header \([^ ]*\).*/\1/')" ;;
     esac
