@@ -12,7 +12,7 @@ _UNEVEN = r"""
     whole=/dev/disk/by-id/virtio-uneven
     printf 'size=100M\nsize=140M\n' | sfdisk --quiet --label gpt "$(readlink -f $whole)"
     udevadm settle
-    array $ZOO 0 $whole-part1 $whole-part2 -- --metadata 0.90
+    array $ZOO 0 $whole-part1 $whole-part2 -- --layout dangerous
 """
 
 HOST = {
@@ -93,7 +93,7 @@ HOST = {
         late=True,
     ),
     "module parameter of modprobe.d": Exhibit(
-        how="`options raid0 default_layout=2`, RAID0 of metadata 0.90 with members of different sizes",
+        how="`options raid0 default_layout=2`, `mdadm --level 0 --layout dangerous` of members of different sizes",
         make=f"echo 'options raid0 default_layout=2' > /etc/modprobe.d/zoo.conf\nmodprobe raid0\n{_UNEVEN}",
         reopen="assemble",
         needs=("raid0",),
@@ -134,7 +134,7 @@ GENERIC = {
     "driver of a vendor": _whole_disk("ata-*far-sata", "ahci", "extra/"),
     "driver of weak-updates": _whole_disk("scsi-*far-scsi", "virtio_scsi", "weak-updates"),
     "module parameter of the command line": Exhibit(
-        how="`raid0.default_layout=2`, RAID0 of metadata 0.90 with members of different sizes",
+        how="`raid0.default_layout=2`, `mdadm --level 0 --layout dangerous` of members of different sizes",
         make=f"modprobe raid0\n{_UNEVEN}",
         reopen="assemble",
         needs=("raid0",),

@@ -109,7 +109,7 @@ def _volume(
 ) -> Exhibit:
     return Exhibit(
         how=f"`lvcreate {arguments}`" + (f", `{then}`" if then else ""),
-        make=f'volume $ZOO "$@" -- {arguments}' + (f"\n{then} > /dev/null\nudevadm settle" if then else ""),
+        make=f'volume $ZOO "$@" -- {arguments}' + (f"\n{{ {then}; }} > /dev/null\nudevadm settle" if then else ""),
         parts=parts,
         unmake=_GROUP,
         reopen="vgchange --quiet --activate y",
