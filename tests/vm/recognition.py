@@ -121,9 +121,12 @@ SETUP_GENERIC = _MOVE
 
 def _whole_disk(link: str, driver: str, where: str) -> Exhibit:
     return Exhibit(
-        how=f"`{driver}.ko` in {where}, a generic image",
+        how=f"`{driver}.ko` in {where}, a generic image for a disk that is not there",
         make=f"readlink -f /dev/disk/by-id/{link}",
         mkfs="mkfs.ext4 -q -F {node} 240M",
+        # As where the image is built for another machine.
+        absent=f"modprobe --remove {driver}",
+        reopen=f"modprobe {driver}",
         needs=(driver,),
         right=SAVED,
     )

@@ -41,6 +41,8 @@ class Exhibit(Struct, frozen=True, kw_only=True):
     right: frozenset[Outcome] = REFUSED
     # Whether fstab has its file system, which is not mounted at first: a target there is refused until it is.
     late: bool = False
+    # Takes the device away before the image is built, so that its UUID alone is known; for generic images.
+    absent: str = ""
 
 
 class Seen(Struct, frozen=True, kw_only=True):

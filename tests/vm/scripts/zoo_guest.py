@@ -75,8 +75,15 @@ def ask(*words: str) -> tuple[int, str, str]:
         return status, out.read(), err.read()
 
 
-def target(directory: Path) -> str:
-    return f'target=[{{kind="path", path="{directory}"}}]'
+def target(exhibit: dict[str, Any]) -> dict[str, str]:
+    """Return what the configuration says of a target."""
+    if exhibit["absent"]:
+        return {"kind": "disk", "device": f"UUID={exhibit['uuid']}", "fs_type": "ext4"}
+    return {"kind": "path", "path": str(directory_of(exhibit))}
+
+
+def setting(exhibit: dict[str, Any]) -> str:
+    return "target=[{" + ", ".join(f'{key}="{value}"' for key, value in target(exhibit).items()) + "}]"
 
 
 def refusals(status: int, said: str) -> list[str]:
@@ -88,17 +95,18 @@ def of_check(output: str) -> list[str]:
     return [finding["seen"] for finding in json.loads(output)["findings"] if finding["state"] == "broken"]
 
 
-def judge(directory: Path) -> dict[str, Any]:
-    """Return what `build` says of a directory, and what others say that disagree."""
-    status, _, said = ask("build", "-o", "/run/zoo.img", "--set", "image.compression=none", "--set", target(directory))
+def judge(exhibit: dict[str, Any]) -> dict[str, Any]:
+    """Return what `build` says of a target, and what others say that disagree."""
+    words = ("--set", setting(exhibit))
+    status, _, said = ask("build", "-o", "/run/zoo.img", "--set", "image.compression=none", *words)
     if not status:
         return {"outcome": "accepted"}
     problems, has_remedy = refusals(status, said), "  hint: " in said
     disagree = {}
-    status, output, said = ask("probe", "--json", "--set", target(directory))
+    status, output, said = ask("probe", "--json", *words)
     if not set(problems) & set(refusals(status, said)):
         disagree["probe"] = f"status {status}: {(said or output)[-300:]}"
-    status, output, said = ask("check", "--json", "--set", target(directory))
+    status, output, said = ask("check", "--json", *words)
     found = of_check(output) if output.startswith("{") else []
     if not set(problems) & set(found):
         disagree["check"] = f"status {status}: {' / '.join(found) or said[-300:]}"
@@ -177,10 +185,13 @@ def make(exhibit: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
         directory.mkdir(parents=True)
         with open("/etc/fstab", "a") as fstab:
             fstab.write(f"UUID={exhibit['uuid']} {directory} ext4 nofail 0 0\n")
-        found = judge(directory)
+        found = judge(exhibit)
         early = {"build": found.get("said", "accepted"), **found.get("disagree", {})}
-    mount(exhibit, directory, parts, node)
-    return {**judge(directory), "names": names_of(node), "early": early}
+    if exhibit["absent"]:
+        shell(exhibit["absent"])
+    else:
+        mount(exhibit, directory, parts, node)
+    return {**judge(exhibit), "names": names_of(node), "early": early}
 
 
 def take_away(exhibit: dict[str, Any], parts: Sequence[str]) -> None:
@@ -213,7 +224,8 @@ def visit(name: str, exhibit: dict[str, Any], bank: Bank) -> dict[str, Any]:
 def crash(exhibits: dict[str, Any], seen: dict[str, Any], settings: dict[str, Any]) -> None:
     accepted = [name for name in exhibits if seen[name]["outcome"] == "accepted"]
     lines = [settings["config"]]
-    lines += [f'[[target]]\nkind = "path"\npath = "{directory_of(exhibits[name])}"' for name in accepted]
+    for name in accepted:
+        lines += ["[[target]]", *(f'{key} = "{value}"' for key, value in target(exhibits[name]).items())]
     CONFIG.parent.mkdir(parents=True, exist_ok=True)
     CONFIG.write_text("\n".join(lines) + "\n")
     HOOK.parent.mkdir()
