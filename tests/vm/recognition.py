@@ -7,12 +7,13 @@ _CRYPT_KEY = "key=/etc/keys/$ZOO"
 # Disks on buses of their own; a log or journal there needs a driver that the target's disk does not.
 FAR_SCSI = "$(readlink -f /dev/disk/by-id/scsi-*far-scsi | head -n 1)"
 FAR_SATA = "$(readlink -f /dev/disk/by-id/ata-*far-sata | head -n 1)"
-# raid0_default_layout of drivers/md/raid0.c: members of different sizes, and a superblock that does not say how.
+# create_strip_zones() of drivers/md/raid0.c asks for default_layout where two members or more are larger than the least
+# one, and the superblock does not say in which order they are used.
 _UNEVEN = r"""
     whole=/dev/disk/by-id/virtio-uneven
-    printf 'size=100M\nsize=140M\n' | sfdisk --quiet --label gpt "$(readlink -f $whole)"
+    printf 'size=100M\nsize=140M\nsize=140M\n' | sfdisk --quiet --label gpt "$(readlink -f $whole)"
     udevadm settle
-    array $ZOO 0 $whole-part1 $whole-part2 -- --layout dangerous
+    array $ZOO 0 $whole-part1 $whole-part2 $whole-part3 -- --layout dangerous
 """
 
 HOST = {
