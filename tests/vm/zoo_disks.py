@@ -28,11 +28,12 @@ def _container(metadata: str) -> Exhibit:
         how=f"`mdadm --create --metadata {metadata}`, RAID1 in the container",
         make=f"""
             export IMSM_NO_PLATFORM=1 IMSM_DEVNAME_AS_SERIAL=1
-            container $ZOO-outer "$@" -- --metadata {metadata}
+            # mdadm takes no partition for IMSM.
+            container $ZOO-outer $(losetup --find --show $1) $(losetup --find --show $2) -- --metadata {metadata}
             inside $ZOO-outer $ZOO
         """,
         parts=2,
-        unmake='mdadm --stop /dev/md/$ZOO; drop_array $ZOO-outer "$@"',
+        unmake="mdadm --stop /dev/md/$ZOO; mdadm --stop /dev/md/$ZOO-outer; losetup --detach-all",
         needs=("raid1",),
         words=rf"{metadata}|external|container|IMSM|DDF",
     )

@@ -60,7 +60,9 @@ TABLES = {
     "dm delay below LVM": Exhibit(
         how="LVM on `delay` of dmsetup",
         make="""
-            delayed=$(dm $ZOO "0 $(size $1) delay $1 0 1")
+            # At an offset, so that LVM finds its label by one way alone.
+            # At an offset, so that LVM finds its label by one way alone.
+            delayed=$(dm $ZOO "0 $(($(size $1) - 2048)) delay $1 2048 1")
             volume $ZOO "$delayed" -- --extents 100%FREE
         """,
         parts=1,
@@ -87,7 +89,7 @@ TABLES = {
     "dm verity": Exhibit(
         how="`veritysetup`, read-only",
         make="""
-            mkfs.ext4 -q -F $1
+            mkfs.ext4 -q -F -b 4096 $1
             root=$(veritysetup format $1 $2 | sed -n 's/^Root hash:[[:space:]]*//p')
             veritysetup open $1 $ZOO $2 "$root"
             echo /dev/mapper/$ZOO
@@ -168,14 +170,14 @@ VOLUMES = {
         "--size 64M",
         2,
         needs="dm_writecache",
-        then="lvcreate --quiet --size 24M --name fast $ZOO $2; "
+        then="lvcreate --quiet --activate n --zero n --wipesignatures n --size 24M --name fast $ZOO $2; "
         "lvconvert --quiet --yes --type writecache --cachevol fast $ZOO/lv",
     ),
     "LVM cachevol": _volume(
         "--size 64M",
         2,
         needs="dm_cache",
-        then="lvcreate --quiet --size 24M --name fast $ZOO $2; "
+        then="lvcreate --quiet --activate n --zero n --wipesignatures n --size 24M --name fast $ZOO $2; "
         "lvconvert --quiet --yes --type cache --cachevol fast $ZOO/lv",
     ),
 }
