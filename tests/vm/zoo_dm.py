@@ -61,7 +61,6 @@ TABLES = {
         how="LVM on `delay` of dmsetup",
         make="""
             # At an offset, so that LVM finds its label by one way alone.
-            # At an offset, so that LVM finds its label by one way alone.
             delayed=$(dm $ZOO "0 $(($(size $1) - 2048)) delay $1 2048 1")
             volume $ZOO "$delayed" -- --extents 100%FREE
         """,
