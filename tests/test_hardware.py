@@ -149,6 +149,14 @@ def test_disk_whose_drivers_are_built_in_is_known_by_what_they_answer_to(sysroot
     assert only(Disk, read(sysroot, files)).modaliases == ("pci:v8086",)
 
 
+def test_card_is_known_by_the_event_of_its_bus(sysroot: Make) -> None:
+    card = f"{PCI}/mmc_host/mmc0/mmc0:0001"
+    files = {**disk(card, "mmcblk0", "mmc"), **driven(card, "mmc", "mmcblk", "-"), **driven(PCI, "pci", "sdhci-pci")}
+    files[f"{card}/uevent"] = "DRIVER=mmcblk\nMMC_TYPE=SD\nMODALIAS=mmc:block\n"
+    found = only(Disk, read(sysroot, files))
+    assert (found.drivers, found.modaliases) == (("sdhci_pci",), ("mmc:block",))
+
+
 FABRIC = "/sys/devices/virtual/nvme-fabrics/ctl/nvme0"
 SESSION = "/sys/devices/platform/host3/session1"
 OTHERS: Mapping[str, tuple[Files, str]] = {

@@ -212,10 +212,16 @@ def read_drivers(root: Root, link: str) -> Hardware:
             module = root.resolve(f"{node}/driver/module")
             if root.exists(f"{node}/driver/module"):
                 modules.append(os.path.basename(module))
-            elif alias := root.read_word(f"{node}/modalias"):
+            elif alias := root.read_word(f"{node}/modalias") or _alias_of_event(root, node):
                 modaliases.append(alias)
         node = os.path.dirname(node)
     return Hardware(drivers=tuple(modules), modaliases=tuple(modaliases))
+
+
+def _alias_of_event(root: Root, node: str) -> str:
+    """Return MODALIAS of the event by which udev would load a driver: devices on the bus of MMC have no modalias file."""
+    lines = (root.read_text(f"{node}/uevent") or "").splitlines()
+    return next((line.removeprefix("MODALIAS=") for line in lines if line.startswith("MODALIAS=")), "")
 
 
 # Where a disk tells its WWN or serial number: NVMe, SCSI and SATA, virtio, MMC.
