@@ -219,7 +219,7 @@ def read_drivers(root: Root, link: str) -> Hardware:
 
 
 def _alias_of_event(root: Root, node: str) -> str:
-    """Return MODALIAS of the event by which udev would load a driver: devices on the bus of MMC have no modalias file."""
+    """Return MODALIAS of the event by which udev would load a driver: on the bus of MMC there are no modalias files."""
     lines = (root.read_text(f"{node}/uevent") or "").splitlines()
     return next((line.removeprefix("MODALIAS=") for line in lines if line.startswith("MODALIAS=")), "")
 
