@@ -120,6 +120,13 @@ def _settings(lvm: str, target: OnBlockDevices, inside: tuple[LogicalVolume, ...
 
 
 def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None:
+    where = f"{target.name}: {device.name} ({device.dm_name})"
+    for below in target.under(device):
+        if not isinstance(below, LogicalVolume) and _is_no_physical_volume(below):
+            return HostError(
+                f"{where} calls itself a logical volume, but {below.name} below it is no physical volume",
+                hint="name a target on a volume that LVM has made",
+            )
     odd = sorted(set(device.target_types) - _TARGET_TYPES)
     if not odd and "_vdata" not in device.dm_name:
         return None
@@ -129,6 +136,10 @@ def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None
         "capture environment does not activate",
         hint="name a target on a linear, striped, RAID, thin or cached volume",
     )
+
+
+def _is_no_physical_volume(device: BlockDevice) -> bool:
+    return bool(device.content.type or device.content.was_read) and device.content.type != "LVM2_member"
 
 
 def _volumes(inside: tuple[LogicalVolume, ...]) -> tuple[LogicalVolume, ...]:

@@ -30,6 +30,8 @@ class Content(Struct, frozen=True, kw_only=True):
     type: str = ""
     # Of the file system, the physical volume, the LUKS header or the array; "" if unknown.
     uuid: str = ""
+    # The device itself was asked: what is unknown then is nothing that could be recognised.
+    was_read: bool = False
     luks: LuksHeader | None = None
 
 

@@ -72,7 +72,7 @@ def test_content_is_read_from_the_device_where_udev_is_not(sysroot: Make, tmp_pa
     uuid = "0b5a9f5c-54b4-4a7c-8a4c-0a2f6f3d1e01"
     root = sysroot({"/dev/": ""})
     trees.make(f"device /dev/sda1 xfs {uuid}\n", Path(root.directory))
-    assert content.read(root, "sda1", "8:1", 1 << 30) == Content(type="xfs", uuid=uuid)
+    assert content.read(root, "sda1", "8:1", 1 << 30) == Content(type="xfs", uuid=uuid, was_read=True)
 
 
 CRYPTTAB = """\

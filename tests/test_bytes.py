@@ -80,7 +80,8 @@ def said(words: Sequence[str], capture: Capture) -> tuple[int, bytes]:
         assert not OBEYED.search(stream), (words, stream)
     if status == 1:
         assert err.startswith(command.PREFIX.encode())
-        assert out == b""
+        # What probe has found is for a bug report, whether it can be built for or not.
+        assert out == b"" or "probe" in words
     return status, out
 
 
@@ -138,7 +139,8 @@ def test_a_directory_arrives_as_it_is_or_is_refused(
     if status == 0:
         (content,) = (member.data for member in inspect.members(image) if member.name == "etc/kdump/targets/0")
         assert shell_value(content, "KDUMP_DIRECTORY") == raw
-    assert (status == 0) == (name != "newline")
+    # The record of the dump, which is JSON, has the name as it is.
+    assert (status == 0) == (name in ("UTF-8", "right to left", "quotes"))
 
 
 def shell_value(script: bytes, name: str) -> bytes:

@@ -131,8 +131,8 @@ DISKS: Mapping[str, tuple[Files, tuple[str, ...]]] = {
         ("xen_blkfront",),
     ),
     "persistent memory": (
-        {**disk("/sys/devices/platform/e820_pmem/ndbus0/region0/namespace0.0", "pmem0", "nd"),
-         **driven("/sys/devices/platform/e820_pmem/ndbus0/region0/namespace0.0", "nd", "nd_pmem")},
+        {**disk("/sys/devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/namespace0.0", "pmem0", "nd"),
+         **driven("/sys/devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/namespace0.0", "nd", "nd_pmem")},
         ("nd_pmem",),
     ),
     "on pci itself": ({**disk(PCI, "rssda", "pci"), **driven(PCI, "pci", "mtip32xx")}, ("mtip32xx",)),
@@ -147,6 +147,14 @@ def test_disk_has_all_drivers_up_to_its_bus(files: Files, drivers: tuple[str, ..
 def test_disk_whose_drivers_are_built_in_is_known_by_what_they_answer_to(sysroot: Make) -> None:
     files = {**scsi(ATA, "ahci"), **driven(PCI, "pci", "ahci", "-"), f"{PCI}/modalias": "pci:v8086\n"}
     assert only(Disk, read(sysroot, files)).modaliases == ("pci:v8086",)
+
+
+def test_card_is_known_by_the_event_of_its_bus(sysroot: Make) -> None:
+    card = f"{PCI}/mmc_host/mmc0/mmc0:0001"
+    files = {**disk(card, "mmcblk0", "mmc"), **driven(card, "mmc", "mmcblk", "-"), **driven(PCI, "pci", "sdhci-pci")}
+    files[f"{card}/uevent"] = "DRIVER=mmcblk\nMMC_TYPE=SD\nMODALIAS=mmc:block\n"
+    found = only(Disk, read(sysroot, files))
+    assert (found.drivers, found.modaliases) == (("sdhci_pci",), ("mmc:block",))
 
 
 FABRIC = "/sys/devices/virtual/nvme-fabrics/ctl/nvme0"
@@ -192,6 +200,11 @@ OTHERS: Mapping[str, tuple[Files, str]] = {
     "dasd": ({**disk("/sys/devices/css0/0.0.0/0.0.1", "dasda", "ccw")}, "a device on ccw"),
     "mtdblock": ({**disk("/sys/devices/platform/x/mtd/mtd0", "mtdblock0", "mtd")}, "flash memory (mtdblock)"),
     "floppy": ({**disk("/sys/devices/platform/floppy.0", "fd0", "platform")}, "a device on platform"),
+    "memory called persistent": (
+        {**disk("/sys/devices/platform/e820_pmem/ndbus0/region0/namespace0.0", "pmem0", "nd"),
+         **driven("/sys/devices/platform/e820_pmem/ndbus0/region0/namespace0.0", "nd", "nd_pmem")},
+        "memory that memmap= or the firmware calls persistent",
+    ),
     "no driver at all": ({**disk(f"{PCI}/virtio0", "vda", "virtio")}, "a disk without a driver"),
     "virtio with slaves": (
         {**disk(f"{PCI}/virtio0", "vda", "virtio"), **driven(f"{PCI}/virtio0", "virtio", "virtio_blk"),
@@ -257,3 +270,20 @@ def test_device_that_device_mapper_alone_knows_is_named_with_its_name(host_root:
         build.plan(root, configuration)
     host = probe.read(root, configuration)
     assert [str(error).partition(",")[0] for error in build.refusals(root, configuration, host)]
+
+
+@pytest.mark.parametrize("kind", ["path", "disk", "raw"])
+def test_device_that_takes_no_writes_is_refused(kind: str, host_root: Callable[[str], Root]) -> None:
+    root = host_root("raw-partition" if kind == "raw" else "two-targets")
+    device = "vda1" if kind == "path" else "vda2"
+    trees.make(f"file /sys/class/block/{device}/ro 1\n", Path(root.directory))
+    result = command.run("plan", "--root", root.directory)
+    assert result.returncode == 1
+    assert f": {device} is read-only" in result.stderr
+
+
+def test_volume_on_what_is_no_physical_volume_is_refused(host_root: Callable[[str], Root]) -> None:
+    root = host_root("debian-lvm-ext4")
+    trees.make("remove /run/udev\ndevice /dev/vda2 ext4 99887766-5544-3322-1100-ffeeddccbbaa\n", Path(root.directory))
+    result = command.run("plan", "--root", root.directory)
+    assert "calls itself a logical volume, but vda2 below it is no physical volume" in result.stderr

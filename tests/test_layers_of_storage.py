@@ -14,7 +14,7 @@ from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan
 from kdump_initramfs.model import Contribution, File, HostFacts, Plan, StorageLayer
-from kdump_initramfs.storage import BlockDevice, Content, DirectoryTarget, LogicalVolume, LuksHeader
+from kdump_initramfs.storage import BlockDevice, Content, DirectoryTarget, LogicalVolume, LuksHeader, Partition
 from tests import trees
 from tests.narrow import only
 
@@ -114,7 +114,10 @@ def test_key_that_takes_more_than_half_of_the_memory_is_refused(kib: int, said: 
     host = facts(root)
     target = only(DirectoryTarget, *host.targets)
     content = Content(type="crypto_LUKS", luks=LuksHeader(kdf_kib=kib))
-    stack = tuple(msgspec.structs.replace(device, content=content) for device in target.stack)
+    stack = tuple(
+        msgspec.structs.replace(device, content=content) if isinstance(device, Partition) else device
+        for device in target.stack
+    )
     host = msgspec.structs.replace(host, targets=(msgspec.structs.replace(target, stack=stack),))
     with pytest.raises(KdumpError, match=re.escape(said)) if said else contextlib.nullcontext():
         hooks.contribute(config.Config(), host, root=root)

@@ -76,4 +76,4 @@ def test_member_of_a_mirror_is_not_taken_for_what_is_on_the_mirror(tmp_path: Pat
     assert content.read(root, "sda1", "8:1", SIZE).type == "ext4"
     device.write_bytes(member("1.0", device.read_bytes()))
     # As udev has it of a device that mdadm had locked: nothing.
-    assert content.read(root, "sda1", "8:1", SIZE) == Content(type="linux_raid_member", uuid=UUID)
+    assert content.read(root, "sda1", "8:1", SIZE) == Content(type="linux_raid_member", uuid=UUID, was_read=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kdump_initramfs.formats import luks, luks_volume, md_superblock, plaintext, superblock
+from kdump_initramfs.formats import blkid_types, luks, luks_volume, md_superblock, plaintext, superblock
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import Content, LuksHeader
 
@@ -25,10 +25,11 @@ def read(root: Root, name: str, number: str, size_bytes: int) -> Content:
     """
     recorded = udev(root, number)
     kind, uuid = recorded.get("ID_FS_TYPE", ""), recorded.get("ID_FS_UUID", "") or links(root, "UUID").get(name, "")
-    if not (kind and uuid):
+    was_read = not (kind and uuid) and bool(head(root, name, 1))
+    if was_read:
         found = _identify(root, name, size_bytes)
         kind, uuid = kind or found.type, uuid or found.uuid
-    return Content(type=kind, uuid=uuid, luks=_luks(root, name))
+    return Content(type=kind, uuid=uuid, was_read=was_read, luks=_luks(root, name))
 
 
 def udev(root: Root, number: str) -> Mapping[str, str]:
@@ -94,5 +95,6 @@ def _identify(root: Root, name: str, size_bytes: int) -> Content:
     # First, since a member of a mirror begins like what is on the mirror.
     if uuid := md_superblock.array_uuid(lambda offset, size: part(root, name, offset, size), size_bytes):
         return Content(type="linux_raid_member", uuid=uuid)
-    found = superblock.identify(head(root, name, superblock.HEAD_BYTES))
-    return Content(type=found[0], uuid=found[1]) if found else Content()
+    if found := superblock.identify(head(root, name, superblock.HEAD_BYTES)):
+        return Content(type=found[0], uuid=found[1])
+    return Content(type=blkid_types.identify(lambda offset, size: part(root, name, offset, size), size_bytes))

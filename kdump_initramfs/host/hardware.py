@@ -58,6 +58,9 @@ _VIRTUAL = (
     ("scini", "PowerFlex", _NETWORK),
 )
 
+# Persistent memory that no NFIT describes (arch/x86/kernel/pmem.c): kexec does not hand it on to the capture kernel.
+_LEGACY_PMEM = "/sys/devices/platform/e820_pmem/"
+
 # Who has made a SCSI host: what its driver calls itself (scsi_host/hostN/proc_name), of those that need more than their
 # driver. A session or a login is set up by a program; the others are no disks that outlive the kernel.
 _SCSI_HOSTS = {
@@ -92,6 +95,8 @@ def read(root: Root, directory: str) -> Hardware | NotOurs:
         return _nvme(root, list(_controllers(root, os.path.dirname(directory))))
     if (known := _virtual(os.path.basename(directory).replace("!", "/"))) is not None:
         return known
+    if directory.startswith(_LEGACY_PMEM):
+        return NotOurs(seems="memory that memmap= or the firmware calls persistent (e820 type 12)", remedy=_MEMORY)
     if not root.exists(f"{directory}/device"):
         return NotOurs(seems="a virtual device", remedy=_ANOTHER)
     device = root.resolve(f"{directory}/device")
@@ -212,10 +217,16 @@ def read_drivers(root: Root, link: str) -> Hardware:
             module = root.resolve(f"{node}/driver/module")
             if root.exists(f"{node}/driver/module"):
                 modules.append(os.path.basename(module))
-            elif alias := root.read_word(f"{node}/modalias"):
+            elif alias := root.read_word(f"{node}/modalias") or _alias_of_event(root, node):
                 modaliases.append(alias)
         node = os.path.dirname(node)
     return Hardware(drivers=tuple(modules), modaliases=tuple(modaliases))
+
+
+def _alias_of_event(root: Root, node: str) -> str:
+    """Return MODALIAS of the event by which udev would load a driver: on the bus of MMC there are no modalias files."""
+    lines = (root.read_text(f"{node}/uevent") or "").splitlines()
+    return next((line.removeprefix("MODALIAS=") for line in lines if line.startswith("MODALIAS=")), "")
 
 
 # Where a disk tells its WWN or serial number: NVMe, SCSI and SATA, virtio, MMC.

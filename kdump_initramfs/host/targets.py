@@ -75,6 +75,7 @@ def _read_path(root: Root, mounted: tuple[mounts.Mount, ...], target: PathTarget
     directory.check_owner(root, mount.mount_point, resolved, target.path)
     numbers = layers.carriers(root, mount, target.path)
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, mount.fs_type, mount.options, target.path)
+    _check_writable(root, _names(stack, numbers), target.path)
     return DirectoryTarget(
         kind="path",
         name=target.path,
@@ -103,6 +104,16 @@ def _names(devices: tuple[BlockDevice, ...], numbers: Sequence[str]) -> tuple[st
     return tuple(device.name for device in devices if device.number in numbers)
 
 
+def _check_writable(root: Root, devices: Sequence[str], name: str) -> None:
+    """Refuse a device that takes no writes: busybox's mount says nothing of that after the crash."""
+    for device in devices:
+        if root.read_word(f"/sys/class/block/{device.replace('/', '!')}/ro") == "1":
+            raise HostError(
+                f"{name}: {device} is read-only",
+                hint=f"make it writable where it comes from (blockdev --setrw /dev/{device}), or name another target",
+            )
+
+
 # --- devices -----------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +121,7 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
     numbers: tuple[str, ...] = (block.find(root, target.device),)
     device, *_ = layers.read(root, mounted, numbers)
     mount = next((mount for mount in mounted if mount.number == numbers[0]), None)
-    fs_type = mount.fs_type if mount else device.content.type or _identify(root, device)
+    fs_type = mount.fs_type if mount else device.content.type
     if fs_type == "btrfs":
         numbers = layers.btrfs_carriers(root, device.name, target.device)
     if not fs_type or not blkid_types.is_filesystem(fs_type):
@@ -118,6 +129,7 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
         raise HostError(f"{target.device}: no known file system is on it{seems}", hint="make one, or mount it")
     options = mount.options if mount else ()
     filesystem, stack = layers.with_filesystem(root, mounted, numbers, fs_type, options, target.device)
+    _check_writable(root, _names(stack, numbers), target.device)
     carriers = (*numbers, *(f"/dev/{name}" for name in _names(stack, numbers)))
     directory.check_inside(root, mounted, carriers, target.path, target.device)
     return DirectoryTarget(
@@ -130,23 +142,18 @@ def _read_disk(root: Root, mounted: tuple[mounts.Mount, ...], target: DiskTarget
     )
 
 
-def _identify(root: Root, device: BlockDevice) -> str:
-    """Return what a device holds, by the name of libblkid; "" if nothing that is known."""
-    return blkid_types.identify(lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes)
-
-
 def _signature(root: Root, device: BlockDevice) -> str:
-    """Return the same, or that there is a table of partitions."""
-    signature = superblock.signature(
-        lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes
-    )
-    return signature or _identify(root, device)
+    """Return what a device holds, be it a table of partitions; "" if nothing that is known."""
+    if device.content.type:
+        return device.content.type
+    return superblock.signature(lambda offset, size: content.part(root, device.name, offset, size), device.size_bytes)
 
 
 def _read_raw(root: Root, mounted: tuple[mounts.Mount, ...], target: RawTarget) -> TargetFacts:
     number = block.find(root, target.device)
     devices = layers.read(root, mounted, [number])
     _check_unused(root, mounted, devices[0], target.device)
+    _check_writable(root, (devices[0].name,), target.device)
     return DeviceTarget(kind="raw", name=target.device, stack=devices)
 
 
@@ -158,6 +165,5 @@ def _check_unused(root: Root, mounted: tuple[mounts.Mount, ...], device: BlockDe
         raise HostError(f"{name}: {device.name} is in use by {', '.join(used_by)}", hint=free)
     if any(mount.number == device.number for mount in mounted):
         raise HostError(f"{name}: {device.name} is mounted", hint=free)
-    found = device.content.type or _signature(root, device)
-    if found:
+    if found := _signature(root, device):
         raise HostError(f"{name}: {device.name} is not empty, {found} is on it", hint=free)
