@@ -221,7 +221,7 @@ OTHERS: Mapping[str, tuple[Files, str]] = {
     ),
     "array without metadata": (
         {**virtual("md1", "md/level"), "/sys/devices/virtual/block/md1/md/metadata_version": "none\n"},
-        "an array with none for its metadata",
+        "an array with metadata=none",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Whether the other processors can be turned off at a panic: on arm64 that is the firmware's business."""
+"""Whether the other processors can be turned off at a panic: on arm64 this is up to the firmware."""
 
 from collections.abc import Iterator
 

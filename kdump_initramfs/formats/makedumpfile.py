@@ -20,7 +20,7 @@ class Fix(Struct, frozen=True):
     # The first kernel that has it, and the first release of makedumpfile that follows it.
     kernel: tuple[int, int]
     makedumpfile: tuple[int, int, int]
-    # The entry of VMCOREINFO that makedumpfile must read for it: a backport of the fix has the same word.
+    # The VMCOREINFO entry that the fix reads: a backport of it has the same string.
     word: bytes
     # What is lost.
     pages: str
@@ -41,9 +41,9 @@ def parse(binary: bytes) -> tuple[int, int, int] | None:
 
 
 def blind_from(binary: bytes) -> str:
-    """Return the first kernel ("6.10") in which this makedumpfile takes pages of the kernel for user data; "" if none.
+    """Return the first kernel ("6.10") whose pages this makedumpfile mistakes for user data; "" if none.
 
-    Where neither the version nor the words of the binary say that it follows a kernel, it does not.
+    A fix counts only if the version or the strings of the binary show it.
     """
     found = parse(binary) or (0, 0, 0)
     missing = [fix.kernel for fix in FIXES if found < fix.makedumpfile and fix.word not in binary]

@@ -1,4 +1,4 @@
-"""Automounts that nobody has used yet: autofs (autofs(5), systemd.automount(5)) mounts what is below when it is opened.
+"""Idle automounts: autofs (autofs(5), systemd.automount(5)) mounts its file system on the first access.
 
 stat(2) of the mount point itself does not do that (AT_NO_AUTOMOUNT is its default), a path that goes on does.
 """
@@ -13,7 +13,7 @@ from kdump_initramfs.host.root import Root
 
 # An idle disk spins up; a server that is away, or a device that systemd still waits for, is not waited for.
 WAKE_S = 20
-# Of kernels and systemd, and of no dump: /proc/sys/fs/binfmt_misc is idle on nearly every machine.
+# Of the kernel and of systemd, never of a dump target: /proc/sys/fs/binfmt_misc is idle on nearly every machine.
 _PASSED_OVER = ("/proc/", "/sys/", "/dev/")
 
 

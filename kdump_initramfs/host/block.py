@@ -1,4 +1,4 @@
-"""Block devices looked up: by number, by what somebody calls them, and from one to those above and below."""
+"""Find block devices: by number, by a name that mount(8) takes, and from one to those above and below."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""Directories that dumps go to: what would keep the capture kernel from making one in them, though all is well now.
+"""Directories for dumps: what would keep the capture kernel from creating one in them, although it works now.
 
-Whatever the path by which a directory is reached now, its inode is the one that the capture kernel finds.
+The path to a directory may differ after the crash; its inode is the same.
 """
 
 import errno
@@ -22,7 +22,7 @@ _ANOTHER = "name a directory on another mount"
 
 
 def check_mount(mount: mounts.Mount, name: str) -> None:
-    """Refuse a mount by which a directory is not what the capture kernel will see."""
+    """Refuse a mount that shows a directory otherwise than the capture kernel will see it."""
     where = mount.mount_point
     if mount.fs_type == "autofs":
         raise HostError(
@@ -50,7 +50,7 @@ def check_mount(mount: mounts.Mount, name: str) -> None:
 
 
 def check_path(directory: str, name: str) -> None:
-    """Refuse a directory whose path no setting, no record and no line of a log can hold."""
+    """Refuse a path that settings, records and log lines cannot hold."""
     if any(character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" for character in directory):
         raise HostError(
             f"{name!a}: its path ({'/' + directory!a}) is not UTF-8, or has control characters",
@@ -129,7 +129,7 @@ _SUBVOLUME_READ_ONLY = 1
 
 
 def check_attributes(root: Root, place: str, name: str) -> None:
-    """Refuse a directory in which nothing can be made, whoever asks; what may not be opened is not seen."""
+    """Refuse a directory in which not even root can create anything; one that cannot be opened is not checked."""
     try:
         descriptor = os.open(root.host(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -144,7 +144,7 @@ def check_attributes(root: Root, place: str, name: str) -> None:
 
 
 def _problem(descriptor: int) -> tuple[str, str] | None:
-    """Return what stands against a new directory, and the remedy."""
+    """Return what prevents a new directory, and the remedy."""
     flags = _number(_ask(descriptor, _GETFLAGS, struct.calcsize("l")))
     if flags & _ENCRYPTED or _has_policy(descriptor):
         return (

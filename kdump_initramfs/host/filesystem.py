@@ -1,4 +1,4 @@
-"""What a file system is and needs, beside the devices that carry it: as its superblock and its mount options say."""
+"""A file system and what it needs besides the devices that carry it, from its superblock and its mount options."""
 
 from collections.abc import Iterator, Sequence
 

@@ -126,7 +126,7 @@ def _mapped(root: Root, directory: str, common: _Common) -> _Mapped:
 def _array(root: Root, directory: str, common: _Common) -> Array | UnknownDevice:
     metadata = root.read_word(f"{directory}/md/metadata_version")
     if metadata and not _is_native(metadata):
-        seems = _IN_CONTAINER if metadata.startswith("external:") else f"an array with {metadata} metadata"
+        seems = _IN_CONTAINER if metadata.startswith("external:") else f"an array with metadata={metadata}"
         return UnknownDevice(**common, seems=seems, remedy=f"{_ANOTHER}, or on an array that mdadm created")
     return Array(**common, level=root.read_word(f"{directory}/md/level"))
 

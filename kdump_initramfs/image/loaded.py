@@ -1,8 +1,7 @@
-"""Modules that the running kernel uses, and that nothing which is known of the target explains.
+"""Modules that the running kernel uses, and that nothing known about the target explains.
 
-What a layer is made of is known from its facts, and each hook names what that takes. Where they do not know all, the
-kernel that runs does: it has loaded what it asked for. Of that is taken what the layers of the targets could have asked
-for; what a desktop has loaded besides is none of theirs.
+The facts tell what a layer is made of, and each hook names the modules for it. What they miss, the running kernel has
+loaded. Only modules that a layer of the targets may have requested are included; whatever else is loaded is not needed.
 """
 
 import re
@@ -15,11 +14,11 @@ from kdump_initramfs.storage import DirectoryTarget, LoopDevice, ShareTarget, Ta
 
 REASON = "loaded on the running kernel, explained by nothing else"
 
-# Where a module of a storage stack lies. Algorithms of accelerators (drivers/crypto) would bring firmware and hardware
-# along, and have a counterpart that is plain code.
+# Where a module of a storage stack lies. Accelerators (drivers/crypto) would need firmware and hardware, and each of
+# their algorithms has a software implementation.
 _DIRECTORIES = ("arch/", "crypto/", "drivers/md/", "drivers/scsi/device_handler/", "fs/", "lib/")
 # What a layer may have asked for by name (docs/REQUESTS.md): device-mapper's targets, the policies and the logs of
-# these, levels of arrays. A logical volume is none that dm-crypt or dm-multipath makes.
+# these, levels of arrays. dm-crypt and dm-multipath make no logical volumes.
 _MAPPED = r"(dm|md|raid|faulty|linear|multipath|kvdo)"
 _MODULES: Mapping[str, str] = {
     "lvm": rf"(?!dm_(crypt|multipath|round_robin|queue_length|service_time|historical|io_affinity)){_MAPPED}.*",

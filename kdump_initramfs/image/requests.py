@@ -2,8 +2,8 @@
 
 docs/REQUESTS.md lists all callers. The names that a module answers to, its own and its aliases, become a table
 that templates/modprobe.sh reads; a second one has the names that this kernel has a module for and this image has not.
-Only these are worth a word on the console: of what no module answers to, such as crypto-xts(aes), which the crypto API
-makes of two that are there, the kernel asks for something in every healthy boot.
+Only these are reported on the console: every healthy boot has requests that no module answers, such as crypto-xts(aes),
+which the crypto API instantiates from two that are there.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -73,9 +73,9 @@ def unclear(reason: str) -> Evaluate:
 class Source(Struct, frozen=True, kw_only=True):
     """One place that a command line may come from."""
 
-    # For people: GRUB, systemd-boot, …
+    # Its name in messages: GRUB, systemd-boot, …
     loader: str
-    # Where it is there it is in use, whatever loader it works for.
+    # If it is there, it is in use, whatever boot loader it works for.
     is_first: bool = False
     # What LoaderInfo begins with where this loader has booted; "" where none of these does.
     info: str = ""
@@ -91,7 +91,7 @@ class Source(Struct, frozen=True, kw_only=True):
     added: Collection[str] = ()
     # It gives the line in effect because its tool takes that where nothing is set: no evidence that it is in use.
     is_running: bool = False
-    # A firmware, or a script that is no configuration, adds what it likes.
+    # The firmware or a boot script adds parameters that no file shows.
     adds_more: bool = False
 
     @property
