@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "kdump_initramfs"
 LAYERS = (
     ("__init__", "errors"),
     # A root is what everything reads through, and knows nothing of hosts.
-    ("durable", "storage", "model", "resources", "run", "config", "formats", "host.root"),
+    ("durable", "regular", "storage", "model", "resources", "run", "config", "formats", "host.root"),
     ("devices",),
     ("host",),
     ("hooks",),

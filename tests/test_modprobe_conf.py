@@ -63,6 +63,15 @@ def test_what_lines_mean() -> None:
         *((command, True) for command in ("/bin/false", "/bin/true", "/usr/bin/true", "true", "false", ":", "exit 1")),
         *((command, True) for command in ("/sbin/nologin", "/dev/null", "exit", "/usr/sbin/nologin")),
         *(
+            (command, True)
+            for command in ("/bin/false # CIS 1.1.1", "/bin/true;", "/bin/true $CMDLINE_OPTS", "exit 1; #")
+        ),
+        *((command, True) for command in ("/bin/true >/dev/null 2>&1", "/bin/false\t# no", "true #; modprobe x")),
+        *(
+            (command, False)
+            for command in ("true && modprobe x", "true $(modprobe x)", "false || modprobe x", "true&x")
+        ),
+        *(
             (command, False)
             for command in ("", "/sbin/modprobe -i x", "/bin/true; modprobe -i x", "/bin/truex", "sh x")
         ),

@@ -120,6 +120,36 @@ def test_an_image_with_nothing_and_one_with_all_have_tables_too(modules: kmod.Mo
     assert told(modules, every, ["crypto-xxhash64", "fs-zfs"]) == ["xxhash_generic: xxhash_generic:", "::"]
 
 
+@pytest.mark.parametrize(
+    "alias",
+    [
+        *("alias  btrfs", "alias esac btrfs", "alias fs-) btrfs", "alias fs-x|y btrfs", "alias # btrfs", "alias \\ x"),
+        *("alias crypto-$(reboot) x", "alias crypto-`reboot`;reboot x", "alias crypto-x\\ x", "alias fs-' x"),
+        *('alias fs-" x', "alias fs-x\ny x", "alias crypto-[ x", "alias crypto-[\n] x", "alias crypto-\r x\r"),
+        *("alias crypto- x # y", "alias crypto-\x01 x", "alias crypto-é x", "alias ~ btrfs", "alias fs-${x} btrfs"),
+    ],
+)
+def test_no_alias_is_a_command_or_spoils_the_others(alias: str, modules: kmod.Modules, tmp_path: Path) -> None:
+    (tmp_path / DIR.lstrip("/") / "modules.alias").write_text(f"{alias}\n{ALIAS}")
+    assert told(modules, ["btrfs"], ["fs-btrfs", "crypto-xxhash64", "other"]) == [
+        "btrfs: raid6_pq blake2b_generic btrfs:",
+        "::yes",
+        "::",
+    ]
+
+
+@pytest.mark.parametrize("name", ["$(reboot)", "a;b", 'a"', "a`b`", "a b", "esac", "a'", "a\\", "a)", "*", "[a]"])
+def test_no_name_of_a_module_is_a_command_or_spoils_the_others(
+    name: str, modules: kmod.Modules, tmp_path: Path
+) -> None:
+    (tmp_path / DIR.lstrip("/") / "modules.dep").write_text(f"{DEP}kernel/{name}.ko:\n")
+    assert told(modules, ["btrfs", name], ["fs-btrfs", "crypto-xxhash64", "other"]) == [
+        "btrfs: raid6_pq blake2b_generic btrfs:",
+        "::yes",
+        "::",
+    ]
+
+
 def test_tables_of_real_kernels_answer_as_modprobe_would() -> None:
     for release, root in kernels.roots().items():
         known = kmod.Modules(Root(root), f"/lib/modules/{release}")
@@ -238,7 +268,9 @@ def test_what_is_just_being_loaded_is_waited_for_but_not_for_ever(asked: Environ
 
 
 @enter
-@pytest.mark.parametrize("name", ["a/b", "..", "*", "-q", "", "x" * 300, "$(echo x >/run/kdump/requests)"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "*", "-q", "", "x" * 300, "-".join("x" * 9999), ".", "$(echo x >/run/kdump/requests)"]
+)
 def test_a_name_may_be_anything(asked: Environment, name: str) -> None:
     assert ask(asked, name) == [1]
     assert vain(asked) == (["a/b"] if name == "a/b" else [])

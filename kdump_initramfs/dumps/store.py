@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec import Struct
 
+from kdump_initramfs import regular
 from kdump_initramfs.errors import HostError, KdumpError
 
 logger = logging.getLogger(__name__)
@@ -145,11 +146,12 @@ def read(path: str) -> Dump:
 
 def _read_record(path: str) -> DumpRecord | None:
     """Return the record, or None where it is damaged: the dump may be good all the same."""
-    with open(path, "rb") as stream:
-        content = stream.read(_MAX_RECORD_BYTES)
     try:
-        return msgspec.json.decode(content, type=DumpRecord)
-    except msgspec.DecodeError as error:
+        with open(path, "rb", opener=regular.opener) as stream:
+            return msgspec.json.decode(stream.read(_MAX_RECORD_BYTES), type=DumpRecord)
+    except PermissionError:
+        raise
+    except (OSError, msgspec.DecodeError) as error:
         logger.warning("%s: %s; the dump may be good all the same: look at its vmcore", path, error)
         return None
 
@@ -172,5 +174,5 @@ def tail(dump: Dump, lines: int) -> tuple[str, ...]:
     path = os.path.join(dump.path, DMESG)
     if not os.path.exists(path):
         return ()
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(path, encoding="utf-8", errors="replace", opener=regular.opener) as stream:
         return tuple(stream.read().splitlines()[-lines:] if lines > 0 else ())

@@ -12,7 +12,11 @@ from kdump_initramfs.formats.depmod import normal, parse_softdep_words
 logger = logging.getLogger(__name__)
 
 # Commands of `install` that load nothing: what hardening guides (CIS, STIG) and distributions write.
-_loads_nothing = re.compile(r"(?:(?:/usr)?/s?bin/)?(?:true|false|nologin|:|exit(?: [0-9]+)?)|/dev/null").fullmatch
+# modprobe gives them to a shell; words and redirections behind one change nothing, another command would.
+_loads_nothing = re.compile(
+    r"(?:(?:(?:/usr)?/s?bin/)?(?:true|false|nologin|:|exit)|/dev/null)"
+    r"(?: (?:[^;&|`(#\\\n]|2>&1)*)?;? *(?:(?<![^ ;])#.*)?"
+).fullmatch
 
 
 class SoftDependency(Struct, frozen=True, kw_only=True):

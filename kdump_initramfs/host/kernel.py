@@ -4,6 +4,7 @@ import logging
 import os
 from typing import Literal
 
+from kdump_initramfs import regular
 from kdump_initramfs.config import KernelSection
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import kernel_image, kernel_payload
@@ -126,7 +127,7 @@ def _installed(root: Root) -> str:
 def _read_image(root: Root, path: str, release: str) -> KernelImage | None:
     """Return what the image says of itself; None of one that the administrator named, in a format not known here."""
     try:
-        with open(root.host(path), "rb") as stream:
+        with open(root.host(path), "rb", opener=regular.opener) as stream:
             image = kernel_image.read(stream, path)
             found = kernel_payload.release(stream, image, path) if image.uname else image.release
     except OSError as error:
@@ -163,7 +164,7 @@ def _built_in_config(root: Root, path: str, image: KernelImage | None) -> str | 
     if image is None:
         return None
     try:
-        with open(root.host(path), "rb") as stream:
+        with open(root.host(path), "rb", opener=regular.opener) as stream:
             return kernel_payload.config(stream, image, path)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="reinstall the kernel's package") from error

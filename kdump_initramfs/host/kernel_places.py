@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from kdump_initramfs import regular
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import kernel_image, kernel_payload
 from kdump_initramfs.host import fstab, mounts
@@ -291,7 +292,7 @@ def _entry(text: str) -> dict[str, str]:
 def _contradiction(root: Root, path: str, release: str, *, is_named: bool) -> str:
     """Return why an image that is there is not the one, or ""."""
     try:
-        with open(root.host(path), "rb") as stream:
+        with open(root.host(path), "rb", opener=regular.opener) as stream:
             image = kernel_image.read(stream, path)
             asks_inside = not is_named or image.uname
             found = kernel_payload.release(stream, image, path) if asks_inside else image.release

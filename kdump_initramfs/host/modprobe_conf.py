@@ -37,7 +37,8 @@ def _names(root: Root, directory: str) -> list[str]:
 
 def _text(root: Root, path: str) -> str:
     """Return a file; nothing of what is no file. It must be readable: what it says may decide which driver is taken."""
-    if not root.is_file(path):
+    # Of a loop of links, too, is_file() says that it is none; resolve() raises an error.
+    if not root.is_file(root.resolve(path)):
         return ""
     try:
         return root.read_text(path) or ""

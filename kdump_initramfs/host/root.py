@@ -7,9 +7,12 @@ while an image is built, a test fixture, or `/` itself.
 import os
 from collections.abc import Callable, Iterator
 
+from kdump_initramfs import regular
 from kdump_initramfs.errors import HostError
 
 _MAX_LINKS = 40  # as in the kernel: MAXSYMLINKS, include/linux/namei.h
+# Of what is read as a whole: configuration, lists, programs. More is damage, such as a size without content.
+_MAX_BYTES = 256 << 20
 
 
 class Root:
@@ -83,7 +86,9 @@ class Root:
     def read_bytes(self, path: str) -> bytes | None:
         """Return the content of a file, or None where there is no such file."""
         try:
-            with open(self.host(path), "rb") as stream:
+            with open(self.host(path), "rb", opener=regular.opener) as stream:
+                if os.fstat(stream.fileno()).st_size > _MAX_BYTES:
+                    raise HostError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB")
                 return stream.read()
         except (FileNotFoundError, NotADirectoryError):
             return None

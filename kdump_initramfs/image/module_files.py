@@ -5,6 +5,7 @@ All of them are read before the first is wanted again, so that the limit is one 
 
 import os
 
+from kdump_initramfs import regular
 from kdump_initramfs.formats import compression
 
 _MAX_MODULE_BYTES = 256 << 20
@@ -42,7 +43,7 @@ class Kept:
 
 
 def _unpack(path: str) -> tuple[bytes, bytes]:
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=regular.opener) as stream:
         packed = stream.read()
     return packed, compression.unpack(packed, limit_bytes=_MAX_MODULE_BYTES, name=path)
 

@@ -6,6 +6,8 @@ Only these are reported on the console: every healthy boot has requests that no 
 which the crypto API instantiates from two that are there.
 """
 
+import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kdump_initramfs import resources
@@ -36,6 +38,8 @@ _END = "_iosched"
 _NOT_MISSED = ("crypto_crc64_rocksoft", "crypto_crct10dif")
 # Only of these has a kernel several, of which one may be built in.
 _SEVERAL = "crypto_"
+# What the kernel's build makes of the name of a module (modname, scripts/Makefile.lib), as the shell takes it as it is.
+_is_module = re.compile(r"[A-Za-z0-9_+.,]+").fullmatch
 
 
 def tables(
@@ -45,7 +49,8 @@ def tables(
 
     `order` has what to load for each of those that are not loaded at boot.
     """
-    names = {module.name: [module.name, *_SYMBOLS.get(module.name, ())] for module in modules}
+    there = (module.name for module in modules if _is_module(module.name))
+    names = {name: [name, *_SYMBOLS.get(name, ())] for name in there}
     others = {name: None for name in known.files if name not in names}
     others |= dict.fromkeys(alias for name, aliases in _SYMBOLS.items() if name in others for alias in aliases)
     # A colon is in what a device asks for by its MODALIAS, which is for 25-drivers.sh.
@@ -56,7 +61,10 @@ def tables(
             others[kmod.normal(alias)] = None
     absent = _absent(known, others, {name for every in names.values() for name in every})
     needed = {name: _needed(known, name, names.keys(), order) for name in names}
-    lines = [f"directory={directory}", *(_line(name, every, needed[name]) for name, every in names.items())]
+    lines = [
+        f"directory={shlex.quote(directory)}",
+        *(_line(name, every, needed[name]) for name, every in names.items()),
+    ]
     return (
         Text(path=TABLE, content=_text(lines), reason="what the kernel may ask for, and what to load then"),
         Text(path=ABSENT, content=_text(_absent_lines(absent)), reason="what the kernel may ask for in vain"),
@@ -84,17 +92,19 @@ def _needed(
 
 
 def _line(module: str, names: Iterable[str], needed: Iterable[str]) -> str:
-    patterns = "|".join(dict.fromkeys(map(_pattern, names)))
+    patterns = "|".join(dict.fromkeys(map(_pattern, filter(None, names))))
     return f'case $plain in {patterns}) answers="$answers {module}" needed="$needed {" ".join(needed)}" ;; esac'
 
 
 def _absent_lines(names: Iterable[str]) -> Iterator[str]:
-    if patterns := "|".join(map(_pattern, names)):
+    if patterns := "|".join(map(_pattern, filter(None, names))):
         yield f"case $plain in {patterns}) absent=yes ;; esac"
 
 
 def _pattern(name: str) -> str:
     """Return a name or pattern in normal form as the shell reads it; most have nothing that it reads otherwise."""
+    if name == "esac":
+        return "\\esac"
     return name if name.replace("_", "").isalnum() and name.isascii() else drivers.shell_pattern(name)
 
 
