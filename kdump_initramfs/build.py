@@ -5,11 +5,11 @@ import os
 
 from kdump_initramfs import hooks
 from kdump_initramfs.config import Config, ImageSection
-from kdump_initramfs.errors import ImageError, KdumpError, Problems
+from kdump_initramfs.errors import ImageError, Problems
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.image import plan as planning
-from kdump_initramfs.image import recognition, write
+from kdump_initramfs.image import write
 from kdump_initramfs.model import HostFacts, ImageRecord, Plan
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,6 @@ def plan(root: Root, config: Config, *, facts_of: HostFacts | None = None) -> Pl
     problems = Problems()
     contributions = hooks.contribute(config, host, root=root, problems=problems)
     return planning.make(root, config, host, contributions, problems=problems)
-
-
-def refusals(root: Root, config: Config, host: HostFacts) -> tuple[KdumpError, ...]:
-    """Return what hooks have against this machine, and each layer of its targets that none of them makes."""
-    problems = Problems()
-    contributions = hooks.contribute(config, host, root=root, problems=problems)
-    # Where a hook has said nothing, what it would have provided is not the problem.
-    return problems.errors or tuple(recognition.problems(host.targets, contributions))
 
 
 def build(root: Root, config: Config, *, output: str = "", facts_of: HostFacts | None = None) -> ImageRecord:

@@ -121,13 +121,14 @@ def _ask(files: HookFiles, config: Config, host: HostFacts) -> Contribution | No
 
 
 def _import(path: str) -> ModuleType:
-    """Return the module at `path`, leaving nothing behind (no __pycache__ in a configuration directory)."""
+    """Return the module at `path`; no bytecode is left in a configuration directory."""
     name = "kdump_initramfs_hook_" + re.sub(r"\W", "_", os.path.basename(path))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise HookError(f"{path}: cannot be imported", hint="see hooks/README.md")
     module = importlib.util.module_from_spec(spec)
-    keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    keep = sys.dont_write_bytecode
+    sys.dont_write_bytecode = keep or os.path.dirname(path) != resources.directory("hooks")
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:

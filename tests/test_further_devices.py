@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kdump_initramfs import build, config, devices, hooks
+from kdump_initramfs import config, devices, hooks
 from kdump_initramfs.errors import KdumpError
 from kdump_initramfs.host import probe
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import recognition
 from kdump_initramfs.model import HostFacts, TargetDriver, Text
 from kdump_initramfs.rehearsal import storage as rehearsing
 from kdump_initramfs.storage import DirectoryTarget, Disk, Filesystem, FurtherDevice
@@ -150,7 +151,7 @@ def test_f2fs_on_several_devices_is_refused(host_root: HostRoot) -> None:
 def test_log_that_nothing_tells_from_another_disk_is_refused(host_root: HostRoot) -> None:
     root = machine(host_root, "xfs", "rw,logdev=/dev/sda", wwid=False)
     trees.make(f"link /dev/disk/by-uuid/{UUID} ../../vda2", Path(root.directory))
-    problems = build.refusals(root, config.load(root=root.directory), facts(root))
+    problems = recognition.refusals(root, config.load(root=root.directory), facts(root))
     assert "/var/crash: sda, its logdev, has too little that tells it from another" in str(problems[0])
 
 

@@ -9,6 +9,7 @@ from kdump_initramfs import build, config
 from kdump_initramfs.errors import KdumpError
 from kdump_initramfs.host import block, layer, probe
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.image import recognition
 from kdump_initramfs.storage import BlockDevice, Disk, Filesystem, LoopFile, UnknownDevice
 from tests import command, trees
 from tests.narrow import only
@@ -269,7 +270,7 @@ def test_device_that_device_mapper_alone_knows_is_named_with_its_name(host_root:
     with pytest.raises(KdumpError, match=r"stands on dm-1 \(.*\), a device of device-mapper that neither LVM,"):
         build.plan(root, configuration)
     host = probe.read(root, configuration)
-    assert [str(error).partition(",")[0] for error in build.refusals(root, configuration, host)]
+    assert [str(error).partition(",")[0] for error in recognition.refusals(root, configuration, host)]
 
 
 @pytest.mark.parametrize("kind", ["path", "disk", "raw"])

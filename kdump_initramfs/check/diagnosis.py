@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from kdump_initramfs import build
 from kdump_initramfs.check import collector, debuginfo, loading, options, processors, reservation, settings, target
 from kdump_initramfs.check.finding import Finding, Report, attempt, of_error, report
 from kdump_initramfs.config import Config
@@ -13,7 +12,7 @@ from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import fstab, kernel, kernel_config, memory, probe, targets, tools
 from kdump_initramfs.host.kernel_config import KernelConfig
 from kdump_initramfs.host.root import Root
-from kdump_initramfs.image import kmod, record
+from kdump_initramfs.image import kmod, recognition, record
 from kdump_initramfs.loader import bootloader, enable, needs, proof, sizing, status, syscall
 from kdump_initramfs.model import ImageRecord, Kernel
 from kdump_initramfs.storage import DeviceTarget, TargetFacts
@@ -154,7 +153,7 @@ def _refusals(root: Root, config: Config, known: Kernel, found: tuple[TargetFact
     name, why = "build", "an image that cannot be built saves nothing"
     host, problems = attempt(name, why, lambda: probe.read(root, config, known_kernel=known, known_targets=found))
     yield from problems
-    for error in build.refusals(root, config, host) if host is not None else ():
+    for error in recognition.refusals(root, config, host) if host is not None else ():
         yield of_error(name, why, error)
 
 

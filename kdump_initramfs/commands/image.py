@@ -72,9 +72,9 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _probe(args: argparse.Namespace) -> int:
-    from kdump_initramfs import build as spine
     from kdump_initramfs.errors import raise_together
     from kdump_initramfs.host import probe as probing
+    from kdump_initramfs.image import recognition
 
     root, config = Root(args.root), common.config(args)
     facts = probing.read(root, config, facts_of=_facts(args))
@@ -83,7 +83,7 @@ def _probe(args: argparse.Namespace) -> int:
     else:
         common.say(_describe(facts))
     # What was found is for a bug report, whether it can be built for or not.
-    raise_together(spine.refusals(root, config, facts))
+    raise_together(recognition.refusals(root, config, facts))
     return 0
 
 

@@ -3,11 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from kdump_initramfs.errors import HookError, HostError, KdumpError
-from kdump_initramfs.model import BuildOnly, HookRun, StorageLayer, TargetDriver
+from kdump_initramfs import hooks
+from kdump_initramfs.config import Config
+from kdump_initramfs.errors import HookError, HostError, KdumpError, Problems
+from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import BuildOnly, HookRun, HostFacts, StorageLayer, TargetDriver
 from kdump_initramfs.storage import BlockDevice, MappedDevice, TargetFacts, UnknownDevice, stack_of
 
 _Phase = TypeVar("_Phase", bound=BuildOnly)
+
+
+def refusals(root: Root, config: Config, host: HostFacts) -> tuple[KdumpError, ...]:
+    """Return what hooks have against this machine, and each layer of its targets that none of them makes."""
+    found = Problems()
+    runs = hooks.contribute(config, host, root=root, problems=found)
+    # Where a hook has said nothing, what it would have provided is not the problem.
+    return found.errors or tuple(problems(host.targets, runs))
 
 
 def problems(targets: Iterable[TargetFacts], runs: Sequence[HookRun]) -> Iterator[KdumpError]:
