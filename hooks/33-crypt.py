@@ -5,6 +5,7 @@ derive, the crashed kernel leaves the volume key in the memory of the capture ke
 loader/volume_keys.py here); this hook only ever knows what that key is called.
 """
 
+import re
 from collections.abc import Iterable
 
 from kdump_initramfs.config import Config
@@ -29,7 +30,16 @@ _ALGORITHMS = (
 _NOT_FOLLOWED = frozenset({"header", "offset", "skip"})
 # The same, without which the key file alone does not open it.
 _NOT_FOLLOWED_WITH_KEY_FILE = _NOT_FOLLOWED | {"keyfile-offset", "keyfile-size", "keyscript"}
-_PREFIX = ("CRYPT-LUKS1-", "CRYPT-LUKS2-")
+# Behind the type there are the UUID of the header, without dashes, and the name.
+_is_luks = re.compile(r"CRYPT-LUKS[12]-[0-9a-f]{32}-").match
+# What cryptsetup(8) and its sisters open besides (CRYPT_* of libcryptsetup.h; CRYPT_LUKS2_HW_OPAL and CRYPT_SUBDEV
+# of its lib/internal.h).
+_OTHERS = {
+    "CRYPT-VERITY-": "a device of dm-verity, which cannot be written to",
+    "CRYPT-INTEGRITY-": "a device of dm-integrity, which is not opened after a crash",
+    "CRYPT-SUBDEV-": "a device of dm-integrity, which is not opened after a crash",
+    "CRYPT-LUKS2-OPAL-": "encrypted by the drive itself (OPAL), which is not unlocked after a crash",
+}
 # The one whose volume keys cryptsetup puts into a keyring.
 _LUKS2 = "CRYPT-LUKS2-"
 # Where the kernel passes dmcryptkeys= on (Documentation/admin-guide/kdump/kdump.rst).
@@ -126,10 +136,10 @@ def _problem(
 ) -> KdumpError | None:
     """Return what stands against opening the device with a key file."""
     where = f"{target.name}: {device.name} ({device.dm_name})"
-    if not device.dm_uuid.startswith(_PREFIX):
-        return HostError(
-            f"{where} is encrypted, but not by LUKS", hint="name a target that is on LUKS or not encrypted"
-        )
+    if not _is_luks(device.dm_uuid):
+        known = (text for start, text in _OTHERS.items() if device.dm_uuid.startswith(start))
+        what = next(known, "encrypted, but not by LUKS")
+        return HostError(f"{where} is {what}", hint="name a target that is on LUKS or not encrypted")
     for header in _headers(target, device):
         if header.problem:
             return HostError(f"{where} {header.problem}", hint="name a target that is on plain LUKS or not encrypted")
@@ -173,7 +183,7 @@ def _can_hand_over(host: HostFacts, device: CryptDevice, entry: CryptEntry | Non
     """Tell whether the kernel can hand over a volume key that opens this device, wherever it comes from."""
     is_whole = entry is None or not _options(entry) & _NOT_FOLLOWED
     can = host.kernel.hands_over_volume_keys and host.machine in _MACHINES
-    return can and device.dm_uuid.startswith(_LUKS2) and is_whole
+    return can and bool(_is_luks(device.dm_uuid)) and device.dm_uuid.startswith(_LUKS2) and is_whole
 
 
 def _linked(entry: CryptEntry) -> str:

@@ -90,7 +90,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         return None
     if not host.tools.lvm:
         raise HostError("lvm: no such program, but the dump target is a logical volume", hint="install lvm2")
-    raise_together([problem for found in inside.found if (problem := _problem(*found)) is not None])
+    raise_together([problem for found in inside.found if (problem := _problem(*found) or _nested(*found)) is not None])
     warnings = _missing(inside)
     return StorageLayer(
         binaries=(host.tools.lvm,),
@@ -140,6 +140,24 @@ def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None
 
 def _is_no_physical_volume(device: BlockDevice) -> bool:
     return bool(device.content.type or device.content.was_read) and device.content.type != "LVM2_member"
+
+
+def _nested(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None:
+    """Refuse a group whose physical volume is a logical volume: LVM looks for none there, unless it is told to."""
+    outer = (below for below in _volumes_of(target.under(device)) if _group_uuid(below) != _group_uuid(device))
+    found = next(outer, None)
+    if found is None:
+        return None
+    group, _ = _group_and_volume(device.dm_name)
+    return HostError(
+        f"{target.name}: volume group {group} has {found.dm_name}, a logical volume, for a physical one, where LVM "
+        "does not look after a crash",
+        hint="name a target on a volume group of disks or partitions",
+    )
+
+
+def _group_uuid(volume: LogicalVolume) -> str:
+    return volume.dm_uuid.removeprefix("LVM-")[:_UUID_CHARACTERS]
 
 
 def _volumes(inside: tuple[LogicalVolume, ...]) -> tuple[LogicalVolume, ...]:

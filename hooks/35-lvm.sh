@@ -74,9 +74,11 @@ keep_pools() {
     exit
 }
 
-# activate complete|degraded: --activationmode of lvchange(8).
+# activate complete|degraded: --activationmode of lvchange(8). A thin snapshot is skipped without being asked for by name:
+# lvcreate(8) sets that for each (--setactivationskip).
 activate() {
-    "$KDUMP_LVM" lvchange --activate y --activationmode "$1" --sysinit --noudevsync --select "$KDUMP_LVM_SELECT" || :
+    "$KDUMP_LVM" lvchange --activate y --ignoreactivationskip --activationmode "$1" --sysinit --noudevsync \
+        --select "$KDUMP_LVM_SELECT" || :
 }
 
 if all_there; then

@@ -20,7 +20,10 @@ is_set_up() {
 # set_up NUMBER: exits with NOT_YET where the devices below are not there.
 set_up() {
     _place="/run/kdump/loops/$1"
-    read -r _start _path <"/etc/kdump/devices/loop-$1.file"
+    # Blanks at the ends of the path are its own.
+    IFS= read -r _path <"/etc/kdump/devices/loop-$1.file"
+    _start=${_path%% *}
+    _path=${_path#* }
     is_set_up "$_place/$_path" "$_start" && return
     if [ -z "$(mounted_line "$_place")" ]; then
         describe "loop-$1"

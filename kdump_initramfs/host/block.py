@@ -1,6 +1,7 @@
 """Find block devices: by number, by a name that mount(8) takes, and from one to those above and below."""
 
 import os
+import stat
 
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.host import content, layer
@@ -38,6 +39,8 @@ def find(root: Root, spec: str) -> str:
     """
     key, _, value = spec.partition("=")
     if spec.startswith("/"):
+        if number := _number_of_node(root, spec):
+            return number
         device, what, columns = root.resolve(spec).removeprefix("/dev/"), "block device", "NAME"
     else:
         what = "partition" if key.startswith("PART") else "file system"
@@ -46,6 +49,16 @@ def find(root: Root, spec: str) -> str:
     if not number:
         raise HostError(f"{spec}: no such {what} on this machine", hint=f"lsblk -o {columns} lists them")
     return number
+
+
+def _number_of_node(root: Root, path: str) -> str:
+    """Return what a node says: without udev, /dev/mapper has nodes of its own instead of links."""
+    try:
+        found = os.stat(root.host(root.resolve(path)))
+    except OSError:
+        return ""
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return number if stat.S_ISBLK(found.st_mode) and root.exists(f"/sys/dev/block/{number}") else ""
 
 
 def path(root: Root, spec: str) -> str:

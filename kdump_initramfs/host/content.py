@@ -87,6 +87,8 @@ def _of_key_slots(volume: luks_volume.Volume) -> tuple[str, ...]:
 def _luks_problem(volume: luks_volume.Volume) -> str:
     if volume.is_being_reencrypted:
         return "is being reencrypted, which must finish first"
+    if any(segment.type.startswith("hw-opal") for segment in volume.segments):
+        return "is encrypted by the drive itself (OPAL), which is not unlocked after a crash"
     # cryptsetup would make a second device below, whose journal must be replayed in the memory of the capture kernel.
     return "has integrity (dm-integrity), which is not opened after a crash" if volume.needs_integrity else ""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import filesystems
 from kdump_initramfs.formats.filesystem import External
+from kdump_initramfs.formats.filesystem import Filesystem as FilesystemFeatures
 from kdump_initramfs.host import block, content, layer
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, Filesystem, FurtherDevice
@@ -14,11 +15,14 @@ _ANOTHER = "name a target on another file system"
 _ROLES = {"logdev": "log", "rtdev": "realtime", "journal_path": "journal"}
 
 
-def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], name: str) -> Filesystem:
-    """Return the file system on a device; `options` are those of its mount, `name` is what asks, for messages.
+def read(root: Root, fs_type: str, devices: Sequence[BlockDevice], options: Sequence[str], name: str) -> Filesystem:
+    """Return the file system that is on some devices: on one, or on all of a btrfs.
+
+    `options` are those of its mount, `name` is what asks, for messages.
 
     Raises HostError where its UUID is unknown, or the capture kernel could not mount it.
     """
+    device = devices[0]
     found = filesystems.parse(fs_type, lambda offset, size: content.part(root, device.name, offset, size))
     uuid = device.content.uuid or (found.uuid if found else "")
     if not uuid:
@@ -26,6 +30,8 @@ def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], 
             f"{name}: the UUID of its file system ({fs_type} on {device.name}) cannot be found",
             hint="run as root, so that it can be read from the device, or start udev, which records it",
         )
+    if fs_type == "btrfs":
+        _check_members(name, uuid, found, devices)
     external = found.external if found else _named_by_options(options)
     if found and not found.is_mountable:
         raise HostError(f"{name}: {device.name} holds a journal, and no file system", hint=_ANOTHER)
@@ -35,6 +41,22 @@ def read(root: Root, fs_type: str, device: BlockDevice, options: Sequence[str], 
         requests=found.requests if found else (),
         further=tuple(_further(root, f"{name}: its {fs_type}", external, options)),
     )
+
+
+def _check_members(name: str, uuid: str, found: FilesystemFeatures | None, devices: Sequence[BlockDevice]) -> None:
+    """Refuse a btrfs of which a device is missing, or that grows from another one (btrfs(5), SEEDING DEVICE)."""
+    others = [each.name for each in devices if each.content.uuid not in ("", uuid)]
+    if others or (found and len(devices) > 1 and "seeding" in found.features):
+        seed = others[0] if found is None or "seeding" not in found.features else devices[0].name
+        raise HostError(
+            f"{name}: its btrfs has a seed device ({seed}), which has a UUID of its own",
+            hint=f"take the seed away, with what is on it moved: btrfs device remove /dev/{seed}; or {_ANOTHER}",
+        )
+    if found and found.devices > len(devices):
+        raise HostError(
+            f"{name}: of the {found.devices} devices of its btrfs {len(devices)} are there",
+            hint="bring the others back, or put new ones in their place: btrfs replace start",
+        )
 
 
 def _named_by_options(options: Sequence[str]) -> tuple[External, ...]:
@@ -78,6 +100,7 @@ def _with_content(root: Root, uuid: str) -> str:
 def _read_everywhere(root: Root, uuid: str) -> str:
     for device in root.list("/sys/class/block"):
         directory = root.resolve(f"/sys/class/block/{device}")
-        if layer.content_of(root, directory).uuid == uuid:
+        # A path of a multipath device, or a leg of a mirror, begins like the whole.
+        if not block.holders(root, directory) and layer.content_of(root, directory).uuid == uuid:
             return layer.name(directory)
     return ""

@@ -78,6 +78,19 @@ _SCSI_HOSTS = {
     "bnx2fc": ("an FCoE disk", _NETWORK),
     "qedf": ("an FCoE disk", _NETWORK),
 }
+# By bus and driver, host controllers and transports without hardware: what is on them, somebody has attached with
+# usbip(8), configfs or vdpa(8) (drivers/usb/usbip/vhci_hcd.c, drivers/usb/gadget/udc/dummy_hcd.c,
+# drivers/virtio/virtio_vdpa.c).
+_IMITATIONS = {
+    "platform/vhci_hcd": NotOurs(seems="a USB disk over a network (usbip)", remedy=_NETWORK),
+    "platform/dummy_hcd": NotOurs(
+        seems="a USB disk that this machine itself plays (dummy_hcd)",
+        remedy=f"{_ANOTHER}: no program sets it up after a crash",
+    ),
+    "vdpa/virtio_vdpa": NotOurs(
+        seems="a vDPA device", remedy=f"{_ANOTHER}: a vDPA device is not attached after a crash"
+    ),
+}
 # Peripheral device types of SCSI that are disks (include/scsi/scsi_proto.h): direct access, optical memory, reduced
 # block commands, host-managed zones.
 _SCSI_DISKS = {"0", "7", "14", "20"}
@@ -123,7 +136,10 @@ def _subsystem(root: Root, device: str) -> str:
 
 
 def _driven(root: Root, devices: list[str]) -> Hardware | NotOurs:
-    """Return all drivers of some devices; they must have at least one."""
+    """Return all drivers of some devices; they must have at least one, and none that a program has set up."""
+    for device in devices:
+        if (made := _made_by_program(root, device)) is not None:
+            return made
     found = [read_drivers(root, device) for device in devices]
     drivers = tuple(dict.fromkeys(driver for each in found for driver in each.drivers))
     modaliases = tuple(dict.fromkeys(alias for each in found for alias in each.modaliases))
@@ -132,11 +148,22 @@ def _driven(root: Root, devices: list[str]) -> Hardware | NotOurs:
     return Hardware(drivers=drivers, modaliases=modaliases)
 
 
+def _made_by_program(root: Root, link: str) -> NotOurs | None:
+    """Return what a disk is that is on a bus which only looks like hardware."""
+    node = root.resolve(link)
+    while node.startswith("/sys/devices/"):
+        driver = root.resolve(f"{node}/driver")
+        if (known := _IMITATIONS.get(driver.removeprefix("/sys/bus/").replace("/drivers/", "/"))) is not None:
+            return known
+        node = os.path.dirname(node)
+    return None
+
+
 # --- SCSI, and SATA and USB through it -----------------------------------------------------------------------------
 
 
 def _scsi(root: Root, device: str) -> Hardware | NotOurs:
-    return next(_why_no_local_disk(root, device), None) or _driven(root, [device])
+    return _made_by_program(root, device) or next(_why_no_local_disk(root, device), None) or _driven(root, [device])
 
 
 def _why_no_local_disk(root: Root, device: str) -> Iterator[NotOurs]:

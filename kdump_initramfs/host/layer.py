@@ -128,6 +128,9 @@ def _array(root: Root, directory: str, common: _Common) -> Array | UnknownDevice
     if metadata and not _is_native(metadata):
         seems = _IN_CONTAINER if metadata.startswith("external:") else f"an array with metadata={metadata}"
         return UnknownDevice(**common, seems=seems, remedy=f"{_ANOTHER}, or on an array that mdadm created")
+    if root.read_word(f"{directory}/md/bitmap/metadata") == "clustered":
+        remedy = f"{_ANOTHER}: no lock manager runs after a crash"
+        return UnknownDevice(**common, seems="an array of a cluster (md-cluster)", remedy=remedy)
     return Array(**common, level=root.read_word(f"{directory}/md/level"))
 
 

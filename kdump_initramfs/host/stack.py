@@ -90,26 +90,40 @@ def with_filesystem(
 
     `options` are those of its mount, nothing where it is not mounted; `name` is what asks for it, for messages.
     """
-    carrier, _ = _layer(root, tuple(mounted), block.directory_of(root, numbers[0]))
-    found = filesystem.read(root, fs_type, carrier, options, name)
+    found = filesystem.read(root, fs_type, _devices(root, tuple(mounted), numbers), options, name)
     further = [root.read_word(f"/sys/class/block/{each.name.replace('/', '!')}/dev") for each in found.further]
     return found, read(root, mounted, (*numbers, *further))
+
+
+def _devices(root: Root, mounted: tuple[mounts.Mount, ...], numbers: Sequence[str]) -> list[BlockDevice]:
+    return [_layer(root, mounted, block.directory_of(root, number))[0] for number in numbers]
+
+
+def _check_sectors(root: Root, directory: str, where: str) -> None:
+    """Refuse partitions whose table counts in other sectors than the device will have after a crash."""
+    size = root.read_word(f"{directory}/queue/logical_block_size")
+    if size not in ("", "512") and any(root.exists(f"{directory}/{name}/partition") for name in root.list(directory)):
+        raise HostError(
+            f"{where}: this loop device has partitions, and sectors of {size} bytes, which busybox cannot give it",
+            hint="set it up with losetup --sector-size 512 and partition it anew, or name another target",
+        )
 
 
 def _through_file(
     root: Root, mounted: tuple[mounts.Mount, ...], name: str, directory: str
 ) -> tuple[LoopFile, list[str]]:
     """Return the file behind a loop device, and the directories of the devices that carry it."""
-    path = root.read_word(f"{directory}/loop/backing_file")
+    # A name may end in a blank.
+    path = (root.read_text(f"{directory}/loop/backing_file") or "").removesuffix("\n")
     where = f"{name} ({path})"
     mount = mounts.holder(mounted, path)
     if not path.startswith("/") or path.endswith(" (deleted)") or mount is None:
         raise HostError(f"{where}: the file behind this loop device is not there", hint="set it up anew with losetup")
     if root.read_word(f"{directory}/loop/sizelimit") not in ("", "0"):
         raise HostError(f"{where}: only a part of the file is used", hint="set it up without losetup --sizelimit")
+    _check_sectors(root, directory, where)
     numbers = carriers(root, mount, where)
-    carrier, _ = _layer(root, mounted, block.directory_of(root, numbers[0]))
-    found = filesystem.read(root, mount.fs_type, carrier, mount.options, where)
+    found = filesystem.read(root, mount.fs_type, _devices(root, mounted, numbers), mount.options, where)
     if found.further:
         raise HostError(f"{where}: on a file system with an external log", hint="move the file")
     below = [block.directory_of(root, number) for number in numbers]
