@@ -96,12 +96,24 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         binaries=(host.tools.lvm,),
         modules=("dm_mod", *_modules(inside.devices)),
         modaliases=_requests(inside.devices),
-        entries=(Text(path="/etc/lvm/lvm.conf", content=_LVM_CONF),),
+        entries=(Text(path="/etc/lvm/lvm.conf", content=_LVM_CONF + _system_ids(inside.devices)),),
         target_settings={
             target: _settings(host.tools.lvm, target, found) for target, found in inside.by_target.items()
         },
         provides=inside.names,
         warnings=warnings,
+    )
+
+
+def _system_ids(devices: tuple[LogicalVolume, ...]) -> str:
+    """Return what makes LVM take the groups for those of its own host (lvmsystemid(7))."""
+    first, *others = dict.fromkeys(device.system_id for device in devices if device.system_id) or [""]
+    if not first:
+        return ""
+    extra = ", ".join(f'"{each}"' for each in others)
+    return (
+        f'global {{\n    system_id_source = "lvmlocal"\n}}\n'
+        f'local {{\n    system_id = "{first}"\n    extra_system_ids = [ {extra} ]\n}}\n'
     )
 
 
@@ -127,6 +139,11 @@ def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None
                 f"{where} calls itself a logical volume, but {below.name} below it is no physical volume",
                 hint="name a target on a volume that LVM has made",
             )
+    if device.lock_type:
+        return HostError(
+            f"{where} is of a group that hosts share by {device.lock_type}, which does not run after a crash",
+            hint="name a target on a volume group of this machine alone",
+        )
     odd = sorted(set(device.target_types) - _TARGET_TYPES)
     if not odd and "_vdata" not in device.dm_name:
         return None

@@ -115,6 +115,10 @@ class _Mapped(_Device, frozen=True, kw_only=True):
 class LogicalVolume(_Mapped, frozen=True, kw_only=True, tag="lvm"):
     """A logical volume of LVM, or a device that LVM has made for the inside of one."""
 
+    # Of its group: the host that it belongs to, and the lock manager of hosts that share it; "" if there is none.
+    system_id: str = ""
+    lock_type: str = ""
+
 
 class CryptDevice(_Mapped, frozen=True, kw_only=True, tag="crypt"):
     """What cryptsetup(8) has opened; the header is content of the device below."""

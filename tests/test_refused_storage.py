@@ -12,6 +12,7 @@ from kdump_initramfs import build, config
 from kdump_initramfs.errors import HostError, KdumpError
 from kdump_initramfs.host import block, content, filesystem, layer, probe
 from kdump_initramfs.host.root import Root
+from kdump_initramfs.model import Text
 from kdump_initramfs.storage import Content, Disk, LoopDevice, UnknownDevice, layers
 from tests import capture, trees
 from tests.capture import Environment
@@ -205,3 +206,52 @@ def test_volume_that_is_skipped_by_default_is_activated(environment: Environment
     environment.append("/etc/kdump/settings", "export KDUMP_DEVICE_TIMEOUT_S=0\n")
     environment.shell("assemble 35-lvm")
     assert "lvchange --activate y --ignoreactivationskip " in environment.read("/asked")
+
+
+# --- groups that belong to a host --------------------------------------------------------------------------------
+
+GROUP = """\
+vg-data {{
+id = "Wk3nNn-XXf4-Wb2y-Q4cV-pJfH-0d7s-VvRk1u"
+system_id = "{}"
+lock_type = "{}"
+physical_volumes {{
+pv0 {{
+device = "/dev/vda2"
+}}
+}}
+}}
+"""
+
+
+def with_group(host_root: HostRoot, system_id: str, lock_type: str) -> Root:
+    root = host_root("debian-lvm-ext4")
+    path = Path(root.directory, "etc/lvm/backup/vg-data")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(GROUP.format(system_id, lock_type))
+    return root
+
+
+def conf_of(root: Root) -> str:
+    entries = build.plan(root, config.load(root=root.directory)).entries
+    (conf,) = (entry.content for entry in entries if isinstance(entry, Text) and entry.path == "/etc/lvm/lvm.conf")
+    return conf
+
+
+@pytest.mark.parametrize("lock_type", ["sanlock", "dlm", "idm"])
+def test_group_that_hosts_share_is_refused(lock_type: str, host_root: HostRoot) -> None:
+    assert f"is of a group that hosts share by {lock_type}" in refused(with_group(host_root, "", lock_type))
+
+
+def test_group_that_belongs_to_this_host_is_taken_for_its_own(host_root: HostRoot, tmp_path: Path) -> None:
+    (tmp_path / "lvm.conf").write_text(conf_of(with_group(host_root, "node-1.example", "none")))
+    words = ["lvmconfig", "global/system_id_source", "local/system_id", "activation/monitoring", "global/use_lvmlockd"]
+    environment = {"LVM_SYSTEM_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 'system_id_source="lvmlocal"' in said
+    assert 'system_id="node-1.example"' in said
+    assert {"monitoring=0", "use_lvmlockd=0"} <= set(said.splitlines())
+
+
+def test_group_of_nobody_needs_no_name(host_root: HostRoot) -> None:
+    assert "system_id" not in conf_of(with_group(host_root, "", "none"))

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
+from msgspec.structs import replace
+
 from kdump_initramfs.formats import partition
-from kdump_initramfs.host import content, device_mapper, hardware
+from kdump_initramfs.host import content, device_mapper, hardware, lvm_backup
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import (
     Array,
@@ -114,13 +116,20 @@ def _mapped(root: Root, directory: str, common: _Common) -> _Mapped:
     dm_uuid = root.read_word(f"{directory}/dm/uuid")
     maker: type[_Mapped] = _MAPPED.get(_remove_part("", dm_uuid).partition("-")[0], MappedDevice)
     table = device_mapper.table(root, common["number"])
-    return maker(
+    found = maker(
         **common,
         dm_name=root.read_word(f"{directory}/dm/name"),
         dm_uuid=dm_uuid,
         target_types=tuple(dict.fromkeys(target.type for target in table)),
         requests=tuple(dict.fromkeys(request for target in table for request in target.requests)),
     )
+    return _of_group(root, found) if isinstance(found, LogicalVolume) else found
+
+
+def _of_group(root: Root, volume: LogicalVolume) -> LogicalVolume:
+    """Return a logical volume with what LVM has written of its group."""
+    written = lvm_backup.text(root, lvm_backup.group_of(volume.dm_name))
+    return replace(volume, system_id=lvm_backup.system_id(written), lock_type=lvm_backup.lock_type(written))
 
 
 def _array(root: Root, directory: str, common: _Common) -> Array | UnknownDevice:

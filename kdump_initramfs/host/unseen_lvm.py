@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from kdump_initramfs.errors import HostError
 from kdump_initramfs.formats import lvm_segments, lvm_text
 from kdump_initramfs.formats.lvm_text import Section
+from kdump_initramfs.host import lvm_backup
 from kdump_initramfs.host.root import Root
 from kdump_initramfs.storage import BlockDevice, LogicalVolume, UnseenDevice
 
-_BACKUP = "/etc/lvm/backup"
 _MAPPER = "/dev/mapper/"
 # Of device-mapper's names: one dash is between group and volume, two are one of a name.
 _BETWEEN = re.compile(r"(?<!-)-(?!-)")
@@ -55,12 +55,10 @@ def _candidates(spec: str) -> Iterator[tuple[str, str]]:
 
 def read(root: Root, group: str) -> Section:
     """Return what is written of a group; nothing where there is no such group."""
-    path = f"{_BACKUP}/{group}"
-    content = root.read_text(path) if group not in {".", ".."} else None
     try:
-        return lvm_text.section(lvm_text.parse(content or ""), group)
+        return lvm_text.section(lvm_text.parse(lvm_backup.text(root, group)), group)
     except lvm_text.LvmTextError as error:
-        raise HostError(f"{path}: {error}", hint=f"write it anew: vgcfgbackup {group}") from None
+        raise HostError(f"{lvm_backup.path(group)}: {error}", hint=f"write it anew: vgcfgbackup {group}") from None
 
 
 def _check_carriers(name: str, group: str, described: Section) -> None:
@@ -117,6 +115,8 @@ def _device(group: str, described: Section, volume: str, below: tuple[str, ...])
         dm_name=name,
         dm_uuid=f"LVM-{ids}{_layer(about)}",
         below=below,
+        system_id=lvm_text.text(described, "system_id"),
+        lock_type=lvm_text.text(described, "lock_type").removesuffix("none"),
     )
 
 
