@@ -90,7 +90,7 @@ def contribute(config: Config, host: HostFacts) -> Contribution | None:
         return None
     if not host.tools.lvm:
         raise HostError("lvm: no such program, but the dump target is a logical volume", hint="install lvm2")
-    raise_together([problem for found in inside.found if (problem := _problem(*found) or _nested(*found)) is not None])
+    raise_together([problem for found in inside.found for problem in (*_problems(*found), *_nested(*found))])
     warnings = _missing(inside)
     return StorageLayer(
         binaries=(host.tools.lvm,),
@@ -131,46 +131,55 @@ def _settings(lvm: str, target: OnBlockDevices, inside: tuple[LogicalVolume, ...
     }
 
 
-def _problem(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None:
+def _problems(target: OnBlockDevices, device: LogicalVolume) -> Iterator[KdumpError]:
+    """Yield why a volume, or what is inside of one, cannot be activated after a crash, or not be relied on."""
     where = f"{target.name}: {device.name} ({device.dm_name})"
     for below in target.under(device):
         if not isinstance(below, LogicalVolume) and _is_no_physical_volume(below):
-            return HostError(
+            yield HostError(
                 f"{where} calls itself a logical volume, but {below.name} below it is no physical volume",
                 hint="name a target on a volume that LVM has made",
             )
     if device.lock_type:
-        return HostError(
+        yield HostError(
             f"{where} is of a group that hosts share by {device.lock_type}, which does not run after a crash",
             hint="name a target on a volume group of this machine alone",
         )
+    if _is_snapshot(target, device):
+        yield HostError(
+            f"{where} is a snapshot, or is being merged with one: it may run full, and is gone then",
+            hint="name a target on another volume, or wait for the end of the merge",
+        )
     odd = sorted(set(device.target_types) - _TARGET_TYPES)
-    if not odd and "_vdata" not in device.dm_name:
-        return None
-    group, name = _group_and_volume(device.dm_name)
-    return HostError(
-        f"{target.name}: logical volume {name} of group {group} is of type {', '.join(odd) or 'vdo'}, which the "
-        "capture environment does not activate",
-        hint="name a target on a linear, striped, RAID, thin or cached volume",
-    )
+    if odd or "_vdata" in device.dm_name:
+        group, name = _group_and_volume(device.dm_name)
+        yield HostError(
+            f"{target.name}: logical volume {name} of group {group} is of type {', '.join(odd) or 'vdo'}, which the "
+            "capture environment does not activate",
+            hint="name a target on a linear, striped, RAID, thin or cached volume",
+        )
+
+
+def _is_snapshot(target: OnBlockDevices, device: LogicalVolume) -> bool:
+    """Whether a volume keeps what changes in the space of a snapshot; its origin (-real) does not."""
+    has_space = any(each.dm_uuid.endswith("-cow") for each in _volumes_of(target.under(device)))
+    return has_space and not device.dm_uuid.endswith("-real")
 
 
 def _is_no_physical_volume(device: BlockDevice) -> bool:
     return bool(device.content.type or device.content.was_read) and device.content.type != "LVM2_member"
 
 
-def _nested(target: OnBlockDevices, device: LogicalVolume) -> KdumpError | None:
+def _nested(target: OnBlockDevices, device: LogicalVolume) -> Iterator[KdumpError]:
     """Refuse a group whose physical volume is a logical volume: LVM looks for none there, unless it is told to."""
-    outer = (below for below in _volumes_of(target.under(device)) if _group_uuid(below) != _group_uuid(device))
-    found = next(outer, None)
-    if found is None:
-        return None
     group, _ = _group_and_volume(device.dm_name)
-    return HostError(
-        f"{target.name}: volume group {group} has {found.dm_name}, a logical volume, for a physical one, where LVM "
-        "does not look after a crash",
-        hint="name a target on a volume group of disks or partitions",
-    )
+    for below in _volumes_of(target.under(device)):
+        if _group_uuid(below) != _group_uuid(device):
+            yield HostError(
+                f"{target.name}: volume group {group} has {below.dm_name}, a logical volume, for a physical one, where "
+                "LVM does not look after a crash",
+                hint="name a target on a volume group of disks or partitions",
+            )
 
 
 def _group_uuid(volume: LogicalVolume) -> str:

@@ -34,14 +34,21 @@ has_content() {
     return 1
 }
 
+# as_word: prints stdin as one word, as id_word() of kdump_initramfs/devices.py does.
+as_word() {
+    tr -cs 'A-Za-z0-9.+-' _ | sed 's/^_//; s/_$//'
+}
+
 # disk_id NAME: prints WWN or serial number of the disk that the device is, or is a partition of.
 disk_id() {
     _disk="/sys/class/block/$1"
     [ ! -e "$_disk/partition" ] || _disk="$_disk/.."
     for _file in wwid device/wwid serial device/serial device/cid; do
-        _id=$(tr -cs 'A-Za-z0-9.+-' _ 2>/dev/null <"$_disk/$_file" | sed 's/^_//; s/_$//') || :
+        _id=$(as_word 2>/dev/null <"$_disk/$_file") || :
         [ -z "$_id" ] || break
     done
+    # The unit serial number of SCSI, behind a head of four bytes.
+    [ -n "$_id" ] || _id=$(dd if="$_disk/device/vpd_pg80" bs=4 skip=1 2>/dev/null | tr -d '\000' | as_word) || :
     echo "$_id"
 }
 

@@ -159,6 +159,12 @@ def test_shell_reads_the_same_uuid(
         assert environment.shell("part_uuid part; part_uuid vda").output == f"{expected}\n"
 
 
+def test_shell_reads_the_serial_number_that_python_reads(environment: Environment) -> None:
+    environment.write("/sys/devices/sda/device/vpd_pg80", b"\0\x80\0\x0bfar scsi 1 \0")
+    environment.path("/sys/class/block/sda").symlink_to("../../devices/sda")
+    assert environment.shell("disk_id sda").output == f"{devices.id_word('far scsi 1')}\n"
+
+
 SAME = "2048:a_serial_number:5a0f8c1e-05"
 KNOWN = [
     ("1", SAME, True),

@@ -158,6 +158,13 @@ def test_card_is_known_by_the_event_of_its_bus(sysroot: Make) -> None:
     assert (found.drivers, found.modaliases) == (("sdhci_pci",), ("mmc:block",))
 
 
+def test_disk_that_tells_no_wwn_is_known_by_its_serial_number(sysroot: Make) -> None:
+    files = {**scsi(f"{PCI}/virtio0", "virtio_scsi"), **driven(f"{PCI}/virtio0", "virtio", "virtio_scsi")}
+    unit = f"{PCI}/virtio0/host2/target2:0:0/2:0:0:0"
+    files[f"{unit}/vpd_pg80"] = b"\0\x80\0\x0bfar scsi 1 \0"
+    assert only(Disk, read(sysroot, files)).disk_id == "far scsi 1"
+
+
 FABRIC = "/sys/devices/virtual/nvme-fabrics/ctl/nvme0"
 SESSION = "/sys/devices/platform/host3/session1"
 OTHERS: Mapping[str, tuple[Files, str]] = {
@@ -219,6 +226,11 @@ OTHERS: Mapping[str, tuple[Files, str]] = {
     "ddf": (
         {**virtual("md126", "md/level"), "/sys/devices/virtual/block/md126/md/metadata_version": "external:ddf\n"},
         "an array with external metadata (IMSM or DDF",
+    ),
+    "md faulty": (
+        {**virtual("md1", "md/x"), "/sys/devices/virtual/block/md1/md/metadata_version": "1.2\n",
+         "/sys/devices/virtual/block/md1/md/level": "faulty\n"},
+        "an array of level faulty",
     ),
     "array without metadata": (
         {**virtual("md1", "md/level"), "/sys/devices/virtual/block/md1/md/metadata_version": "none\n"},

@@ -37,6 +37,8 @@ _MAPPED: Mapping[str, type[_Mapped]] = {"LVM": LogicalVolume, "CRYPT": CryptDevi
 _remove_part = re.compile(r"^part[0-9]+-(?=mpath-)").sub
 # md/metadata_version of arrays that the kernel and mdadm(8) assemble by what is on their members alone.
 _is_native = re.compile(r"0\.90|1\.[0-2]").fullmatch
+# md/level of what holds data (Documentation/admin-guide/md.rst); `faulty` is for tests, `container` holds arrays.
+_LEVELS = frozenset({"linear", "raid0", "raid1", "raid4", "raid5", "raid6", "raid10", "multipath"})
 _IN_CONTAINER = "an array with external metadata (IMSM or DDF: the firmware's RAID)"
 _ANOTHER = "name a target on a disk of this machine"
 
@@ -140,7 +142,11 @@ def _array(root: Root, directory: str, common: _Common) -> Array | UnknownDevice
     if root.read_word(f"{directory}/md/bitmap/metadata") == "clustered":
         remedy = f"{_ANOTHER}: no lock manager runs after a crash"
         return UnknownDevice(**common, seems="an array of a cluster (md-cluster)", remedy=remedy)
-    return Array(**common, level=root.read_word(f"{directory}/md/level"))
+    level = root.read_word(f"{directory}/md/level")
+    if level not in _LEVELS:
+        seems = f"an array of level {level or 'none'}, which keeps no data safe"
+        return UnknownDevice(**common, seems=seems, remedy=_ANOTHER)
+    return Array(**common, level=level)
 
 
 def _disk(root: Root, directory: str, common: _Common) -> Disk | UnknownDevice:

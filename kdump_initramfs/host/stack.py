@@ -116,6 +116,11 @@ def _through_file(
     # A name may end in a blank.
     path = (root.read_text(f"{directory}/loop/backing_file") or "").removesuffix("\n")
     where = f"{name} ({path})"
+    if path.startswith("/dev/"):
+        raise HostError(
+            f"{where}: a loop device on another block device, which is not made again after a crash",
+            hint="name a target on that device itself, or on a loop device on a file",
+        )
     mount = mounts.holder(mounted, path)
     if not path.startswith("/") or path.endswith(" (deleted)") or mount is None:
         raise HostError(f"{where}: the file behind this loop device is not there", hint="set it up anew with losetup")

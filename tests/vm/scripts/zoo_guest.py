@@ -226,7 +226,6 @@ def crash(exhibits: dict[str, Any], seen: dict[str, Any], settings: dict[str, An
     lines = [settings["config"]]
     for name in accepted:
         lines += ["[[target]]", *(f'{key} = "{value}"' for key, value in target(exhibits[name]).items())]
-    CONFIG.parent.mkdir(parents=True, exist_ok=True)
     CONFIG.write_text("\n".join(lines) + "\n")
     HOOK.parent.mkdir()
     shutil.copy("zoo-all-targets.sh", HOOK)
@@ -252,6 +251,8 @@ def before(settings: dict[str, Any]) -> dict[str, Any]:
     wanted = sum(exhibit["parts"] for exhibit in exhibits.values())
     bank = Bank(Path("disks").read_text().split(), settings["part_mib"], wanted)
     shell(settings["setup"])
+    CONFIG.parent.mkdir(parents=True, exist_ok=True)
+    CONFIG.write_text(settings["config"])
     for module in ("build", "check.diagnosis", "check.show", "host.probe", "image.plan", "commands.image"):
         importlib.import_module(f"kdump_initramfs.{module}")
     seen: dict[str, Any] = {}
