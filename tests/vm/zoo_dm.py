@@ -192,7 +192,7 @@ def _luks(arguments: str, *, right: frozenset[Outcome] = SAVED, needs: tuple[str
         unmake="cryptsetup close $ZOO; sed -i '/^'$ZOO' /d' /etc/crypttab",
         reopen=f"{_KEY}\ncryptsetup open --key-file $key $1 $ZOO",
         needs=("dm_crypt", *needs),
-        words=r"LUKS|crypt",
+        words=r"LUKS|crypt|integrity",
         right=right,
     )
 
