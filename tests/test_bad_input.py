@@ -94,7 +94,7 @@ BAD_INPUT = {
         "",
         ["--set", 'image.extra_modules=["nbd"]'],
         f"/lib/modules/{RELEASE}: this kernel has no module nbd",
-        "mend the name",
+        "correct the name",
     ),
     "no such extra file": (
         "",

@@ -32,7 +32,7 @@ def test_what_is_parsed_is_a_file_system_or_belongs_to_one() -> None:
     [
         ("bcache", "layer", "a device of bcache"),
         ("isw_raid_member", "member", "Intel"),
-        ("xfs_external_log", "companion", "the log of an XFS"),
+        ("xfs_external_log", "companion", "an external log of XFS"),
         ("swsuspend", "swap", "hibernated"),
         ("nilfs2", "filesystem", "nilfs2"),
         ("zfs_member", "member", "ZFS"),

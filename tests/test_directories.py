@@ -347,6 +347,7 @@ NOT_LATE: dict[str, tuple[str, str]] = {
     "elsewhere": ("", "file /etc/fstab LABEL=x /var/crashes ext4 defaults 0 0"),
     "below it": ("", "file /etc/fstab LABEL=x /var/crash/other ext4 defaults 0 0"),
     "the root": ("", "file /etc/fstab LABEL=x / ext4 defaults 0 1"),
+    "the unit of the root": ("", "link /run/systemd/generator/local-fs.target.requires/-.mount ../-.mount"),
     "a comment": ("", "file /etc/fstab # LABEL=x /var/crash ext4 defaults 0 1"),
     "a loop of links": ("", "link /loop loop\nfile /etc/fstab LABEL=x /loop/x ext4 defaults 0 2"),
     "a unit that is not enabled": ("", "file /etc/systemd/system/var-crash.mount [Mount]"),

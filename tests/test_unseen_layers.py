@@ -177,7 +177,8 @@ def test_what_a_unit_mounts_is_not_what_fstab_has_above(unit: str, at: str, sysr
 
 def test_what_a_unit_mounts_elsewhere_is_no_matter(sysroot: Make) -> None:
     wants = "/etc/systemd/system/local-fs.target.wants"
-    elsewhere = read(sysroot({"/etc/fstab": PLAIN, f"{wants}/srv.mount": "", f"{wants}/var-crash-x.mount": ""}))
+    units = {f"{wants}/{unit}.mount": "" for unit in ("srv", "var-crash-x", "-")}
+    elsewhere = read(sysroot({"/etc/fstab": PLAIN, **units}))
     assert elsewhere.device.content.uuid == UUID
     both = f"{PLAIN}PARTUUID=5a0f8c1e-01 /var xfs defaults 0 0\n"
     found = read(sysroot({"/etc/fstab": both, f"{wants}/var.mount": ""}))

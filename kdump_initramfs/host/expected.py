@@ -37,7 +37,7 @@ def check(root: Root, mounted: tuple[mounts.Mount, ...], resolved: str, *, on_de
     missing = [
         each
         for each in _all(root, places, on_demand=on_demand)
-        if len(each.mount_point) > depth and mounts.covers(each.mount_point, resolved)
+        if len(each.mount_point.rstrip("/")) > depth and mounts.covers(each.mount_point, resolved)
     ]
     if missing:
         # What is nearest to the root must be mounted first.
@@ -66,7 +66,7 @@ def check_units(root: Root, name: str, place: str, mount_point: str) -> None:
     """Raise where a unit of a root that is not running mounts something between `mount_point` of fstab and `place`."""
     for unit in _enabled_units(root):
         found = _mount_point(unit)
-        if len(found) > len(mount_point) and mounts.covers(found, place):
+        if len(found.rstrip("/")) > len(mount_point) and mounts.covers(found, place):
             raise HostError(
                 f"{name}: on {found}, which the unit {unit} mounts and /etc/fstab does not list",
                 hint=f"write {found} into /etc/fstab instead, or give the --facts of the machine",

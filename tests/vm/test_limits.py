@@ -129,9 +129,10 @@ def test_a_watchdog_is_fed_until_the_end_and_bites_where_the_reboot_hangs(tmp_pa
     host = replace(capture.facts(capture.target()), watchdogs=(watchdog,))
     image = make_image(tmp_path, host, "capture.stall_s=200", kind="generic")
     # It resets the machine after 15 s instead of its 30. The capture takes longer; then nothing reboots.
-    sooner = 'insmod "$1" $(case $1 in *i6300esb*) echo heartbeat=15 ;; esac) '
+    plain = '        insmod "$1"\n        return\n'
+    sooner = plain.replace('"$1"', '"$1" $(case $1 in *i6300esb*) echo heartbeat=15 ;; esac)')
     slow = {
-        "lib/kdump/hooks/20-modules.sh": lambda text: text.replace('insmod "$1" ', sooner),
+        "lib/kdump/modules.sh": lambda text: text.replace(plain, sooner),
         MAKEDUMPFILE: lambda _: SAVES_LOG + "sleep 20; exit 1\n",
         LIBRARY: lambda text: text.replace('    "$1" -f &\n', "    log hanging; while :; do sleep 1; done\n"),
     }

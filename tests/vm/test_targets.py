@@ -186,4 +186,4 @@ def test_a_layer_is_added_by_one_pair_of_files(tmp_path: Path) -> None:
     pair = {path.name: path.read_text() for path in EXAMPLE.iterdir()}
     assert pair.keys() >= {"36-linear.py", "36-linear.sh"}
     crashed = crash("layer-of-the-site", LINEAR, ["data"], Hardware(), tmp_path, files=pair)
-    assert "a device of kind dm that no hook provides" in crashed.report.files["refusal"].decode()
+    assert "a device of device-mapper of type linear that neither LVM" in crashed.report.files["refusal"].decode()
