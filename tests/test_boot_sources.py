@@ -4,6 +4,7 @@ import os
 import re
 import struct
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -432,3 +433,11 @@ def test_no_edit_of_a_file_loses_a_parameter(name: str, line: str) -> None:
         assert match
         given_now = match[1].replace(mark, '"') if mark else match[1]
         assert words.is_same(words.split(given_now), words.replaced(before, (WORD,))), str(edit)
+
+
+def test_hostile_entry_of_megabytes_is_passed_over(sysroot: Callable[..., Root]) -> None:
+    entry = "title x\noptions " + "root=/dev/vda1 \"'\\$(x) " * 150_000
+    files = {"/proc/cmdline": "root=/dev/vda1 quiet\n", "/boot/loader/entries/a.conf": entry}
+    start = time.monotonic()
+    assert not bootloader.edit(sysroot(files), "crashkernel=256M").line
+    assert time.monotonic() - start < 5

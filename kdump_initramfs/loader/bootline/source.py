@@ -100,6 +100,10 @@ class Source(Struct, frozen=True, kw_only=True):
         return ", ".join(self.files) or self.loader
 
 
+# A grub.cfg with a dozen of kernels has some 30,000; a hostile file must not keep `check` busy.
+_MAX_CHARACTERS = 1 << 19
+
+
 class Reader:
     """Reads files of a root, and notes those that cannot be read: not everybody may read what is in /boot."""
 
@@ -108,7 +112,13 @@ class Reader:
         self.unreadable: list[str] = []
 
     def text(self, path: str) -> str | None:
-        return self._noted(lambda: self.root.read_text(path) if self.root.is_file(path) else None)
+        return self._noted(lambda: self._text(path) if self.root.is_file(path) else None)
+
+    def _text(self, path: str) -> str | None:
+        text = self.root.read_text(path)
+        if text is not None and len(text) > _MAX_CHARACTERS:
+            raise HostError(f"{path}: is too large for a boot loader's configuration")
+        return text
 
     def bytes(self, path: str) -> bytes:
         return self._noted(lambda: self.root.read_bytes(path)) or b""
